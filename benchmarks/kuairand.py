@@ -18,6 +18,7 @@ SIDES = {"plain Adam": "equal", "PUB": "pub", "single task": "single"}
 VARIANTS = {"PUB, per-task moments": "pub+adatask"}
 OPTIONS = {
     "epochs": 10,
+    "batch_size": 512,
     "patience": 2,
     "set": {
         "model.embedding_dim": 8,

@@ -15,7 +15,7 @@ from equipoise.gradients import check_losses
         ({"method": eq.PUB}, "method must be an instance"),
         ({"method": 3}, "method must be an instance"),
         ({"level": "rows"}, "level must be one of"),
-        ({"level": "losses"}, "level must be 'gradients' or 'updates' for PUB"),
+        ({"level": "losses"}, "level must be 'gradients', 'updates' or 'representation' for PUB"),
         ({"between": "never"}, "between must be one of"),
         ({"scale": "long"}, "scale must be one of"),
         ({"moments": "none"}, "moments must be one of"),

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equipoise import joint
-from equipoise.gradients import (
-    CheckedLosses,
-    Gradients,
-    TaskGradient,
-    all_zero,
-    check_losses,
-    gradients,
-    sum_of_squares,
-    sum_weighted,
+from equipoise.collect import (
+    Collected,
+    collect_each,
+    collect_representation,
+    collect_weighted,
+    sort_tasks,
 )
+from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
 from equipoise.layout import Layout
+from equipoise.mixing import cross_gram, mix_gradients, mix_updates
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
-from equipoise.record import Record, StationaryError
+from equipoise.record import Record, StationaryError, Tally
+from equipoise.tracks import Tracks
 from equipoise.updates.clippy import Clippy
-from equipoise.updates.rows import Shared, task_rows
-from equipoise.weighing import Weighed, restrict, weigh
+from equipoise.weighing import Rows, Weighed, Weigher, constant, nothing
 
 
 class Balancer:
@@ -39,13 +38,15 @@ class Balancer:
     Args:
         optimizer: the user's torch optimizer, or a sequence of them; stays theirs (state_dict, schedulers, hooks).
         method: an instance such as `eq.PUB()`, or a name of METHODS.
-        level: what the weights are computed from: "losses", "gradients", "updates"; None is the method's own.
+        level: what the weights are computed from: "losses", "gradients", "updates", "representation" (gradients at
+            `losses.representation`, then one backward of the weighted loss); None is the method's own.
         shared: the shared parameters; None finds those that two tasks or more reach at the first backward, which
             must then have every task that will occur (with one task: all that it reaches).
         every: solve at steps 1, every+1, ...; between them weights are kept. A newly present task forces a solve.
         between: "exact" mixes per-task updates with the kept weights; "weighted" runs one backward of the weighted
             loss and torch's own step. There, absent and non-finite are decided on the losses, a non-finite summed
-            gradient skips the whole step, and micro-batches are averaged by their total count.
+            gradient skips the whole step, and micro-batches are averaged by their total count. A method at level
+            "losses" is then solved from the losses alone, so from the second step on no step runs T backwards.
         scale: "convex" sum w = 1, "sum" sum w = T, "norm" |u| = mean |u_t|, "frobenius", "raw"; None: the method's.
             The optimizer's state moves with sum_t w_t g_t, so the scale also sets how much fresh gradient enters it.
         moments: "shared" (the optimizer's own slots) or "per_task" (AdaTask: one set of slots a task, held here,
@@ -55,6 +56,8 @@ class Balancer:
         max_task_norm: bounds each task's gradient, shared and own together, before anything reads it. (torch's
             `clip_grad_norm_` before `step` would see the towers only.)
         gram: "exact".
+        per: "model" or "tensor" (one Gram matrix, solve and scale a shared tensor: MetaBalance's way); None is the
+            method's own.
         on_stationary: "damp" (solve M + delta diag M, delta in `equipoise.solve.DAMPING`), "skip" (shared
             parameters and state stay, own ones step) or "raise" (StationaryError, nothing written).
         on_nonfinite: "leave_out" (the task is left out of the step, its own parameters too, and counted) or "raise".
@@ -86,6 +89,7 @@ class Balancer:
         max_norm: float | None = None,
         max_task_norm: float | None = None,
         gram: str = "exact",
+        per: str | None = None,
         on_stationary: str = "damp",
         on_nonfinite: str = "leave_out",
     ) -> None:
@@ -101,27 +105,23 @@ class Balancer:
             max_norm,
             max_task_norm,
             gram,
+            per or str(getattr(self.method, "per", "model")),
             on_stationary,
             on_nonfinite,
         )
         self.last: Record | None = None
         self._layout = Layout.of(optimizer, shared)
         self._moments = TaskMoments(self._layout) if moments == "per_task" else None
-        self._tasks: tuple[str, ...] = ()
-        self._method_state: Any = None
-        self._generator = torch.Generator().manual_seed(0)
-        self._steps = 0
-        self._kept: dict[str, float] = {}  # weights of the last solve, {} when the next step must solve
-        self._totals: dict[str, dict[str, int]] = {"absent": {}, "nonfinite": {}}
+        self._tracks = Tracks(self._layout, self.method)
+        self._weigher = Weigher(self.options)
+        self._tally = Tally()
         self._forget()
 
     def _forget(self) -> None:
         """Start a step: no backward yet, no gradient, no task left out."""
-        self._begun = self._weighted_step = False
-        self._pending: dict[str, TaskGradient] = {}
-        self._weighted: TaskGradient | None = None
-        self._used: set[str] = set()
-        self._bad: set[str] = set()
+        self._collected = Collected()
+        self._flow = ""
+        self._weighed: Weighed | None = None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -137,343 +137,247 @@ class Balancer:
     # ---- backward ----
 
     def backward(
-        self, losses: Mapping[str, Tensor | None] | Tensor, *, counts: Mapping[str, float] | None = None
+        self,
+        losses: Mapping[str, Tensor | None] | Tensor,
+        *,
+        counts: Mapping[str, float] | None = None,
+        representation: Tensor | None = None,
     ) -> None:
         """Compute one gradient a task; call again before `step` to accumulate micro-batches.
 
         Own gradients go to `p.grad`, shared ones stay here and their `p.grad` stays None. Several calls are averaged
-        with their counts: N micro-batches give the gradient of their union.
+        with their counts: N micro-batches give the gradient of their union. Where weights come before the backward
+        (level "representation", or "losses" with between="weighted") those of the first micro-batch serve all.
 
         Args:
             losses: {task: 0-dim tensor, or None where the batch says nothing} or a tensor [T].
             counts: {task: count of valid labels (or sum of weights)}; default `losses.counts`, else 1 a call.
+            representation: what the towers read, for level "representation"; default `losses.representation`.
 
         Raises:
             ValueError: a loss that is not a scalar, an unknown task, a loss that reaches no shared parameter.
         """
         checked = check_losses(losses, counts)
-        if not self._tasks:
-            if hasattr(self.method, "check_tasks"):  # a method that goes by name
-                self.method.check_tasks(checked.names)
-            self._method_state = self.method.init(len(checked.names))
-            self._tasks = tuple(checked.names)
-        if unknown := [name for name in checked.names if name not in self._tasks]:
-            raise ValueError(
-                f"losses has the unknown task {unknown[0]!r}; the first backward fixed the tasks {list(self._tasks)}"
-            )
-        if not self._begun:
-            self._begun = True
-            self._weighted_step = self.options.between == "weighted" and not self._must_solve(checked.values)
-        if self._weighted_step:
-            self._backward_weighted(checked)
-        else:
-            self._backward_each(checked)
+        self._weigher.begin(checked.names)
+        self._flow = self._flow or self._choose_flow(checked)
+        self._collected.see(checked)
+        try:
+            if self._flow == "each":
+                self._backward_each(checked)
+            else:
+                given = getattr(losses, "representation", None) if representation is None else representation
+                self._backward_weighted(checked, given)
+        except ValueError:
+            self.zero_grad()
+            raise
 
-    def _must_solve(self, present: Iterable[str]) -> bool:
-        """Whether this step solves: it is due, nothing is kept, or a task is present that the last solve had not."""
-        return (
-            not self._kept
-            or self._steps % self.options.every == 0
-            or any(n not in self._kept for n in present)
-        )
+    def _choose_flow(self, checked: CheckedLosses) -> str:
+        """Return "each" for one gradient a task, "weighted" for weights first and one backward of the weighted loss."""
+        options, weigher = self.options, self._weigher
+        if options.level == "representation":
+            return "weighted"
+        if options.between == "exact" or not self._layout.seen.issuperset(checked.values):
+            return "each"
+        of_losses = options.level == "losses" and not options.needs_rows
+        return "weighted" if of_losses or not weigher.must_solve(checked.values) else "each"
 
     def _backward_each(self, checked: CheckedLosses) -> None:
-        """One `autograd.grad` a task into the shared and all other parameters."""
-        layout = self._layout
-        if layout.shared is None:
-            found = {
-                name: gradients(loss, layout.pick(layout.own())) for name, loss in checked.values.items()
-            }
-            candidates = layout.own()
-            layout.shared = layout.find_shared(found, len(self._tasks))
-        else:
-            candidates = [*layout.shared, *layout.own()]
-            found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
-        for name, all_g in found.items():
-            by_position = dict(zip(candidates, all_g, strict=True))
-            shared_g = [by_position[i] for i in layout.shared]
-            own_g = [by_position[i] for i in layout.own()]
-            if all(g is None for g in shared_g):
-                self.zero_grad()
-                raise ValueError(
-                    f"losses[{name!r}] must reach at least one shared parameter, its graph reaches none; check "
-                    "`shared`, or a detach() on the way"
-                )
-            loss, count = checked.values[name].detach(), checked.counts[name]
-            if name in self._pending:
-                self._pending[name].add(shared_g, own_g, loss, count)
-            else:
-                self._pending[name] = TaskGradient(shared_g, own_g, loss, count)
-        layout.note_owners(self._pending)
+        keep_calls = "cross" in self.method.needs
+        collect_each(self._collected, self._layout, checked, len(self._weigher.tasks), keep_calls)
         if self.options.between == "weighted":
             refuse_weighted(
-                {"a parameter outside `shared` that several tasks reach": "" in layout.owners.values()}
+                {"a parameter outside `shared` that several tasks reach": "" in self._layout.owners.values()}
             )
-        layout.put_own(self._pending)
+        self._layout.put_own(self._collected.tasks)
 
-    def _backward_weighted(self, checked: CheckedLosses) -> None:
-        """One backward of `sum_t w_t loss_t`; a task of weight 0 gets a backward into its own parameters."""
-        layout, own = self._layout, self._layout.own()
-        finite = {name: bool(torch.isfinite(loss)) for name, loss in checked.values.items()}  # synchronises
-        self._bad.update(name for name, good in finite.items() if not good)
-        used = [name for name, good in finite.items() if good and name in self._kept]
-        weighted = [name for name in used if self._kept[name] != 0.0]
-        if not used:
-            return
-        self._used.update(used)
-        shared_g: Gradients = [None] * len(layout.shared or ())
-        own_g: Gradients = [None] * len(own)
-        if weighted:
-            total = torch.stack([checked.values[name] * self._kept[name] for name in weighted]).sum()
-            found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)])
-            shared_g = found[: len(shared_g)]
-            for at, g in enumerate(found[len(shared_g) :]):
-                own_g[at] = None if g is None else g / self._kept[layout.owner(own[at])]
-        for name in used:
-            if name not in weighted:
-                for at, g in enumerate(gradients(checked.values[name], layout.pick(own))):
-                    own_g[at] = own_g[at] if g is None else g
-        count = sum(checked.counts[name] for name in used)
-        loss = torch.stack([checked.values[name].detach() for name in used]).mean()
-        if self._weighted is None:
-            self._weighted = TaskGradient(shared_g, own_g, loss, count)
+    def _backward_weighted(self, checked: CheckedLosses, representation: Tensor | None) -> None:
+        """Weights from the losses or the representation's gradients where they are due, then one backward."""
+        collected, of_rows = self._collected, self.options.level == "representation"
+        rows: dict[str, Rows] = {}
+        if of_rows:
+            if representation is None:
+                raise ValueError(
+                    "representation must be given at level='representation', got None; pass "
+                    "backward(losses, representation=...), the tensor that every tower reads"
+                )
+            if self._layout.shared is None:
+                self._layout.discover(checked.values, len(self._weigher.tasks))
+            found = collect_representation(collected, self._layout, checked, representation)
+            tasks = list(found)
+            rows = {"representation": [[row] for row in found.values()]}
+            self._layout.put_own(collected.tasks)
         else:
-            self._weighted.add(shared_g, own_g, loss, count)
-        for parameter, g in zip(layout.pick(own), self._weighted.own, strict=True):
-            parameter.grad = g if g is not None else parameter.grad
+            finite = {
+                name: bool(torch.isfinite(loss)) for name, loss in checked.values.items()
+            }  # synchronises
+            collected.bad.update(name for name, good in finite.items() if not good)
+            kept = self._weigher.kept if self.options.level != "losses" else finite
+            tasks = [name for name, good in finite.items() if good and name in kept]
+        if any(self._weighed is None or name not in self._weighed.tasks for name in tasks):
+            losses = torch.stack([checked.values[name].detach().double() for name in tasks]).cpu()
+            self._weighed = self._decide(tasks, losses, rows, "representation" if of_rows else None)
+        if self._weighed is not None and not self._weighed.skipped:
+            weights = self._weighed.by_name()
+            collect_weighted(
+                collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows
+            )
 
     # ---- step ----
 
-    def step(self) -> None:
+    def step(self, closure: Callable[[], Mapping[str, Tensor | None] | Tensor] | None = None) -> None:
         """Updates -> Gram matrix -> weights -> joint update -> parameters and state; then clears.
+
+        Args:
+            closure: returns the losses on the same batch again; called without gradients after the step, by methods
+                that look at what the step did (FAMO).
 
         Raises:
             RuntimeError: no `backward` before it; StationaryError and FloatingPointError as `on_stationary` and
                 `on_nonfinite` say, before anything is written.
+            ValueError: a closure that the method does not use, or none where it needs one.
         """
-        if not self._begun:
+        if not self._flow:
             raise RuntimeError(
                 "step needs a backward before it, got none since the last step; call backward(losses)"
             )
+        if (closure is not None) != hasattr(self.method, "observe"):
+            name = type(self.method).__name__
+            raise ValueError(
+                f"closure must be None for {name}, which does not look at the losses after the step; call step()"
+                if closure is not None
+                else f"closure must return the losses on the same batch, {name} looks at them after the step; call "
+                "step(lambda: model.losses(batch))"
+            )
         with torch.no_grad():
-            self.last = self._step_weighted() if self._weighted_step else self._step_each()
-        self._steps += 1
+            self.last = self._step_weighted() if self._flow == "weighted" else self._step_each()
+            if closure is not None and self.last.tasks:
+                self._observe(closure)
+        self._weigher.steps += 1
         self.zero_grad()
 
     def _step_each(self) -> Record:
         """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest."""
-        present = self._sort_tasks()
+        options, layout, collected = self.options, self._layout, self._collected
+        ordered = {name: collected.tasks[name] for name in self._weigher.tasks if name in collected.tasks}
+        collected.tasks = ordered
+        present = sort_tasks(collected, layout, options.max_task_norm)
+        self._refuse_nonfinite()
         if not present:
             return self._skip()
-        options, shared = self.options, self._layout.bind()
+        self._tracks.replace(present, self._weigher.steps + 1)
         one = len(present) == 1 and options.scale != "raw"
         plain = one and options.clip is None and options.max_norm is None
-        if options.mixes_updates and not (plain and (self._moments is None or len(self._tasks) == 1)):
-            record = self._mix_updates(present, shared, one)
+        combine = self._weigher.combine if hasattr(self.method, "combine") else None
+
+        def weigh(rows: Mapping[str, Rows], mixed: str) -> Weighed:
+            return self._weigh(present, rows, mixed, one)
+
+        if options.mixes_updates and not (plain and (self._moments is None or len(self._weigher.tasks) == 1)):
+            weighed = mix_updates(layout, options, present, self._moments, weigh, combine)
         else:
-            record = self._mix_gradients(present, shared, one)
-        if len(present) < len(self._pending) or options.max_task_norm is not None:
-            self._layout.put_own(present)
-        for o in self._layout.optimizers:
+            weighed = mix_gradients(layout, options, present, weigh, combine)
+        if len(present) < len(collected.tasks) or options.max_task_norm is not None:
+            layout.put_own(present)
+        for o in layout.optimizers:
             o.step()
-        return record
+        return self._record(weighed)
 
-    def _mix_gradients(
-        self, present: Mapping[str, TaskGradient], shared: Sequence[Shared], one: bool
-    ) -> Record:
-        """Set shared `p.grad = sum_t w_t g_t`."""
-        record = self._weigh(present, shared, None, one)
-        if not record.skipped:
-            weights = [record.weights[name] for name in present]
-            mixed = [
-                sum_weighted(weights, column)
-                for column in zip(*(g.shared for g in present.values()), strict=True)
-            ]
-            joint.set_gradient(self._layout.shared_parameters(), joint.bounded(mixed, self.options.max_norm))
-        return record
+    def _weigh(
+        self, present: Mapping[str, TaskGradient], rows: Mapping[str, Rows], mixed: str, one: bool
+    ) -> Weighed:
+        """Return the weight 1 of a single task or of a row method, else what `_decide` says."""
+        tasks = list(present)
+        if one or hasattr(self.method, "combine"):
+            return constant(tasks, "one_task" if one else "rows")
+        losses = torch.stack([g.loss.double() for g in present.values()]).cpu()
+        extras = {}
+        if "excess" in self.method.needs:
+            extras["excess"] = self._tracks.excess(present)
+        if "cross" in self.method.needs and self._weigher.must_solve(tasks):
+            extras["cross"] = cross_gram(self._layout, self.options, tasks, self._collected.calls)
+        return self._decide(tasks, losses, rows, mixed, extras)
 
-    def _mix_updates(
-        self, present: Mapping[str, TaskGradient], shared: Sequence[Shared], one: bool
-    ) -> Record:
-        """Peek one row a task for each parameter, weigh the rows, write parameters and slots."""
-        tasks, positions = list(present), self._layout.shared or []
-        share = 1.0 / self.options.weight_sum(len(tasks))
-        columns = list(zip(*(g.shared for g in present.values()), strict=True))
-        states = [
-            [s.state for _ in tasks] if self._moments is None else self._moments.slots(tasks, position, s)
-            for position, s in zip(positions, shared, strict=True)
-        ]
-        rows = [task_rows(*it, share, self.options.clip) for it in zip(shared, columns, states, strict=True)]
-        record = self._weigh(present, shared, rows, one)
-        if record.skipped:
-            return record
-        weights = [record.weights[name] for name in tasks]
-        updates = joint.bounded([sum_weighted(weights, row) for row in rows], self.options.max_norm)
-        for s, position, update, column, state in zip(
-            shared, positions, updates, columns, states, strict=True
-        ):
-            assert update is not None  # rows are dense, so is their sum
-            if self._moments is None:
-                joint.write_update(s, update, weights, column)
-            else:
-                self._moments.put(tasks, position, joint.write_task_update(s, update, column, state, share))
-        return record
+    def _decide(
+        self,
+        tasks: list[str],
+        losses: Tensor,
+        rows: Mapping[str, Rows],
+        mixed: str | None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Weighed:
+        """Return the kept weights, or those of a solve; raise where `on_stationary` says so."""
+        if not self._weigher.must_solve(tasks):
+            return self._weigher.keep(tasks)
+        if len(tasks) == 1 and self.options.scale != "raw":
+            return constant(tasks, "one_task")
+        weighed = self._weigher.solve(tasks, losses, rows, mixed, extras)
+        if weighed.status == "stationary" and self.options.on_stationary == "raise":
+            raise StationaryError(
+                f"no step serves all tasks at step {self._weigher.steps + 1}: 0 lies in the convex hull of the "
+                f"{self.options.level} of {tasks}; nothing was written"
+            )
+        return weighed
 
     def _step_weighted(self) -> Record:
         """One torch step of the weighted gradient; a non-finite one skips the whole step."""
-        tasks = tuple(name for name in self._tasks if name in self._used)
-        if self._bad and self.options.on_nonfinite == "raise":
-            raise self._nonfinite(sorted(self._bad)[0])
-        if self._weighted is None:
-            return self._skip()
-        parameters = self._layout.shared_parameters()
-        total = sum_of_squares([*self._weighted.shared, *self._weighted.own], parameters[0])
-        if not math.isfinite(float(total)):  # synchronises
-            self._bad.update(tasks)
-            return self._skip()
-        joint.set_gradient(parameters, joint.bounded(self._weighted.shared, self.options.max_norm))
+        self._refuse_nonfinite()
+        collected, parameters = self._collected, self._layout.shared_parameters()
+        if collected.weighted is None:
+            if self._weighed is None or self._weighed.status != "stationary":
+                return self._skip()
+        else:
+            total = sum_of_squares([*collected.weighted.shared, *collected.weighted.own], parameters[0])
+            if not math.isfinite(float(total)):  # synchronises
+                collected.bad.update(collected.used)
+                return self._skip()
+            joint.set_gradient(parameters, joint.bounded(collected.weighted.shared, self.options.max_norm))
         for o in self._layout.optimizers:
             o.step()
-        return self._record(tasks, {name: self._kept[name] for name in tasks}, "kept")
+        assert self._weighed is not None  # a weighted gradient has weights
+        return self._record(self._weighed)
 
     def _skip(self) -> Record:
         """Run torch's step without any gradient: nothing moves, but a scheduler sees a step and does not warn."""
         for o in self._layout.optimizers:
             o.zero_grad(set_to_none=True)
             o.step()
-        return self._record((), {}, "skipped", skipped=True)
+        return self._record(nothing())
 
-    def _nonfinite(self, task: str) -> FloatingPointError:
-        return FloatingPointError(
-            f"task {task!r} has a NaN or Inf in its loss, its gradient or the gradient's sum of squares at step "
-            f"{self._steps + 1}; nothing was written"
-        )
-
-    def _sort_tasks(self) -> dict[str, TaskGradient]:
-        """Return the tasks that take part, in order, bounded by `max_task_norm`; note the non-finite ones."""
-        pending = {name: self._pending[name] for name in self._tasks if name in self._pending}
-        if not pending:
-            return {}
-        like = self._layout.shared_parameters()[0]
-        numbers = [
-            torch.stack(
-                [g.loss.to(like), sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]
-            ).double()
-            for g in pending.values()
-        ]
-        present: dict[str, TaskGradient] = {}
-        for (name, g), (loss, of_shared, of_own) in zip(
-            pending.items(), torch.stack(numbers).tolist(), strict=True
-        ):  # one transfer
-            if not math.isfinite(loss + of_shared + of_own):
-                if self.options.on_nonfinite == "raise":
-                    raise self._nonfinite(name)
-                self._bad.add(name)
-            elif of_shared > 0.0 or not all_zero(g.shared):
-                present[name] = g
-                limit, norm = self.options.max_task_norm, math.sqrt(of_shared + of_own) + 1e-6
-                if limit is not None and norm > limit:
-                    g.scale(limit / norm)
-        return present
-
-    def _weigh(
-        self,
-        present: Mapping[str, TaskGradient],
-        shared: Sequence[Shared],
-        rows: list[list[Tensor]] | None,
-        one: bool,
-    ) -> Record:
-        """Return the step's record: the weight 1 of a single task, the kept weights, or those of a solve."""
-        tasks, options = tuple(present), self.options
-        if one:
-            return self._record(tasks, {tasks[0]: 1.0}, "one_task")
-        if not self._must_solve(tasks):
-            weights = restrict(self._kept, tasks, options.scale).tolist()
-            return self._record(tasks, dict(zip(tasks, weights, strict=True)), "kept")
-        losses = torch.stack([g.loss.double() for g in present.values()]).cpu()
-        parts = [
-            [
-                torch.zeros_like(s.parameter) if g is None else g
-                for s, g in zip(shared, task.shared, strict=True)
-            ]
-            for task in present.values()
-        ]
-        updates = None if rows is None else [list(row) for row in zip(*rows, strict=True)]
-        extras = {
-            "losses": losses,
-            "present": torch.tensor([name in present for name in self._tasks]),
-            "tasks": tasks,
-            "generator": self._generator,
-        }
-        weighed, state = weigh(
-            self.method, self._method_state, options.level, options.scale, losses, parts, updates, extras
-        )
-        by_name = dict(zip(tasks, weighed.weights.tolist(), strict=True))
-        if weighed.status == "stationary" and options.on_stationary == "raise":
-            raise StationaryError(
-                f"no step serves all tasks at step {self._steps + 1}: 0 lies in the convex hull of the "
-                f"{options.level} of {list(tasks)}; nothing was written"
+    def _refuse_nonfinite(self) -> None:
+        """Raise for the first non-finite task where `on_nonfinite` says so."""
+        if self._collected.bad and self.options.on_nonfinite == "raise":
+            task = next(name for name in self._weigher.tasks if name in self._collected.bad)
+            raise FloatingPointError(
+                f"task {task!r} has a NaN or Inf in its loss, its gradient or the gradient's sum of squares at step "
+                f"{self._weigher.steps + 1}; nothing was written"
             )
-        self._method_state = state
-        if weighed.status == "stationary" and options.on_stationary == "skip":
-            self._kept = {}
-            return self._record(tasks, {}, "stationary", weighed, skipped=True)
-        self._kept = by_name
-        return self._record(tasks, by_name, weighed.status, weighed)
 
-    def _record(
-        self,
-        present: tuple[str, ...],
-        weights: Mapping[str, float],
-        status: str,
-        weighed: Weighed | None = None,
-        skipped: bool = False,
-    ) -> Record:
-        """Count absent and non-finite tasks, and return the step's record."""
-        nonfinite = tuple(name for name in self._tasks if name in self._bad)
-        absent = tuple(name for name in self._tasks if name not in present and name not in nonfinite)
-        for kind, found in (("absent", absent), ("nonfinite", nonfinite)):
-            for name in found:
-                self._totals[kind][name] = self._totals[kind].get(name, 0) + 1
-        every = {name: weights.get(name, 0.0) for name in self._tasks}
-        totals = {kind: dict(counts) for kind, counts in self._totals.items()}
-        if weighed is None:
-            return Record(self._steps + 1, present, every, status, skipped, absent, nonfinite, totals)
-        norms = {
-            kind: dict(zip(present, values.tolist(), strict=True)) for kind, values in weighed.norms.items()
-        }
-        return Record(
-            self._steps + 1,
-            present,
-            every,
-            status,
-            skipped,
-            absent,
-            nonfinite,
-            totals,
-            weighed.residual,
-            weighed.gram,
-            weighed.cosines,
-            norms,
-            weighed.collapse,
+    def _observe(self, closure: Callable[[], Mapping[str, Tensor | None] | Tensor]) -> None:
+        """Tell the method the losses of this step before and after it."""
+        before = {name: float(loss) for name, (loss, _) in self._collected.losses.items()}  # synchronises
+        after = closure()
+        found = dict(after) if isinstance(after, Mapping) else {str(i): v for i, v in enumerate(after)}
+        self._weigher.observe(
+            {name: v for name, v in before.items() if math.isfinite(v)},
+            {name: float(v) for name, v in found.items() if v is not None and math.isfinite(float(v))},
         )
+
+    def _record(self, weighed: Weighed) -> Record:
+        """Return the step's record, with absent and non-finite tasks counted."""
+        return self._tally.record(self._weigher.steps + 1, self._weigher.tasks, weighed, self._collected.bad)
 
     # ---- saving ----
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the Balancer owns, in tensors and plain types; gradients of a step under way are not kept."""
         return {
-            "version": 1,
+            "version": 2,
             "method": type(self.method).__name__,
-            "tasks": list(self._tasks),
-            "shared": None if self._layout.shared is None else list(self._layout.shared),
-            "owners": {str(position): name for position, name in self._layout.owners.items()},
-            "steps": self._steps,
-            "kept": dict(self._kept),
-            "method_state": self._method_state,
-            "generator": self._generator.get_state(),
+            **self._layout.state_dict(),
+            **self._weigher.state_dict(),
             "moments": {} if self._moments is None else self._moments.state_dict(),
-            "totals": {kind: dict(counts) for kind, counts in self._totals.items()},
+            "tracks": self._tracks.state_dict(),
+            "totals": {kind: dict(counts) for kind, counts in self._tally.totals.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -483,24 +387,16 @@ class Balancer:
             ValueError: another version or method, or other shared parameters.
         """
         method = type(self.method).__name__
-        if state.get("version") != 1 or state.get("method") != method:
+        if state.get("version") != 2 or state.get("method") != method:
             raise ValueError(
-                f"state must come from a Balancer (version 1) with method {method}, got version "
+                f"state must come from a Balancer (version 2) with method {method}, got version "
                 f"{state.get('version')!r}, method {state.get('method')!r}"
             )
-        mine, theirs = self._layout.shared, state["shared"]
-        if mine is not None and theirs is not None and list(theirs) != mine:
-            raise ValueError(
-                f"state must be of the same shared parameters, got {len(theirs)} at other positions than these "
-                f"{len(mine)}; build model and optimizer as they were"
-            )
         state = copy.deepcopy(dict(state))
-        self._tasks = tuple(state["tasks"])
-        self._layout.shared = mine if theirs is None else list(theirs)
-        self._layout.owners = {int(position): name for position, name in state["owners"].items()}
-        self._steps, self._kept, self._totals = state["steps"], state["kept"], state["totals"]
-        self._method_state = state["method_state"]
-        self._generator.set_state(state["generator"])
+        self._layout.load_state_dict(state)
+        self._weigher.load_state_dict(state)
+        self._tally.totals = state["totals"]
         if self._moments is not None:
             self._moments.load_state_dict(state["moments"])
+        self._tracks.load_state_dict(state["tracks"])
         self._forget()

@@ -39,6 +39,12 @@ def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     return total
 
 
+def cross(first: Sequence[Sequence[Tensor]], second: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return [T, T] float64 on the CPU, `sum over tensors of <first[i][k], second[j][k]>`, rows as in `gram`."""
+    num = len(first)
+    return gram([*first, *second])[:num, num:]
+
+
 def _products(columns: Sequence[Sequence[Tensor]], least: torch.dtype) -> Tensor:
     """Return [T, T] float64 on the CPU; blocks are multiplied in the wider of their own dtype and `least`."""
     first = columns[0][0]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from equipoise.gradients import Gradients, TaskGradient, sum_weighted
+from equipoise.gradients import Gradients, TaskGradient, gradients, sum_weighted
 from equipoise.updates import Rule, rule_for
 from equipoise.updates.rows import Shared
 
@@ -21,6 +22,7 @@ class Layout:
         parameters: all of them, in the order of the groups.
         shared: positions of the shared ones; None until the first backward finds them.
         owners: {position: task} of the others as far as a loss reached them; "" where several tasks do.
+        seen: tasks whose own parameters are known.
     """
 
     optimizers: list[torch.optim.Optimizer]
@@ -28,6 +30,7 @@ class Layout:
     parameters: list[torch.nn.Parameter]
     shared: list[int] | None = None
     owners: dict[int, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -116,8 +119,16 @@ class Layout:
             )
         return shared
 
+    def discover(self, losses: Mapping[str, Tensor], num_tasks: int) -> None:
+        """Find `shared` by one `autograd.grad` a task into all parameters, once. In place."""
+        candidates = self.pick(self.own())
+        self.shared = self.find_shared(
+            {name: gradients(loss, candidates) for name, loss in losses.items()}, num_tasks
+        )
+
     def note_owners(self, pending: Mapping[str, TaskGradient]) -> None:
         """Remember which task each parameter outside `shared` belongs to, "" when several reach it."""
+        self.seen.update(pending)
         for name, gradient in pending.items():
             for position, g in zip(self.own(), gradient.own, strict=True):
                 if g is not None and self.owners.setdefault(position, name) != name:
@@ -145,3 +156,23 @@ class Layout:
                 "so its task is not known; use between='exact' for a model whose graph changes"
             )
         return self.owners[position]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return positions of the shared parameters and owners of the others."""
+        return {
+            "shared": None if self.shared is None else list(self.shared),
+            "owners": {str(position): name for position, name in self.owners.items()},
+            "seen": sorted(self.seen),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; ValueError for other shared parameters than these."""
+        theirs = state["shared"]
+        if self.shared is not None and theirs is not None and list(theirs) != self.shared:
+            raise ValueError(
+                f"state must be of the same shared parameters, got {len(theirs)} at other positions than these "
+                f"{len(self.shared)}; build model and optimizer as they were"
+            )
+        self.shared = self.shared if theirs is None else list(theirs)
+        self.owners = {int(position): name for position, name in state["owners"].items()}
+        self.seen = set(state["seen"])

@@ -10,7 +10,7 @@ from equipoise.methods import METHODS
 from equipoise.methods.scale import RULES
 from equipoise.updates.clippy import Clippy
 
-LEVELS = ("losses", "gradients", "updates")
+LEVELS = ("losses", "gradients", "updates", "representation")
 
 
 def choose(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -42,6 +42,7 @@ class Options:
     max_norm: float | None
     max_task_norm: float | None
     gram: str
+    per: str
     on_stationary: str
     on_nonfinite: str
 
@@ -51,14 +52,10 @@ class Options:
         choose("scale", self.scale, tuple(RULES))
         choose("moments", self.moments, ("shared", "per_task"))
         choose("gram", self.gram, ("exact",))
+        choose("per", self.per, ("model", "tensor"))
         choose("on_stationary", self.on_stationary, ("damp", "skip", "raise"))
         choose("on_nonfinite", self.on_nonfinite, ("leave_out", "raise"))
-        if (self.level == "losses") != (self.method.level == "losses") and not self.method.any_level:
-            allowed = "'losses'" if self.method.level == "losses" else "'gradients' or 'updates'"
-            raise ValueError(
-                f"level must be {allowed} for {type(self.method).__name__}, whose weights come from "
-                f"{'the losses' if self.method.level == 'losses' else 'a Gram matrix'}, got {self.level!r}"
-            )
+        self._check_level()
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise ValueError(f"every must be an integer >= 1, got {self.every!r}")
         if self.clip is not None and not isinstance(self.clip, Clippy):
@@ -74,13 +71,60 @@ class Options:
                     "moments='per_task'": self.moments == "per_task",
                     "clip": self.clip is not None,
                     "max_task_norm": self.max_task_norm is not None,
+                    "per='tensor'": self.per == "tensor",
+                    **{what: holds for what, holds in self._per_task_rows().items() if self.every > 1},
+                    "scale='norm' or 'frobenius' at level='losses'": self.level == "losses"
+                    and self.scale in ("norm", "frobenius"),
                 }
             )
+
+    def _per_task_rows(self) -> dict[str, bool]:
+        """Return what the method needs of each task's own shared gradient at every step, with whether it does."""
+        name = type(self.method).__name__
+        return {
+            f"{name}, which combines rows": hasattr(self.method, "combine"),
+            f"{name}, which tracks rows": hasattr(self.method, "track"),
+            f"{name}, which keeps squared gradients": "excess" in self.method.needs,
+        }
+
+    def _check_level(self) -> None:
+        """Raise a ValueError where the method's statistic does not exist at the level, or goes with no such option."""
+        name, of_losses = type(self.method).__name__, self.method.level == "losses"
+        if (self.level == "losses") != of_losses and not self.method.any_level:
+            allowed = "'losses'" if of_losses else "'gradients', 'updates' or 'representation'"
+            raise ValueError(
+                f"level must be {allowed} for {name}, whose weights come from "
+                f"{'the losses' if of_losses else 'a Gram matrix'}, got {self.level!r}"
+            )
+        if self.per == "tensor" and self.level == "losses":
+            raise ValueError(
+                f"per='tensor' needs a Gram matrix, {name} runs at level 'losses'; use per='model'"
+            )
+        if self.level == "representation":
+            reasons = {
+                **self._per_task_rows(),
+                f"{name}, which needs two backward calls": "cross" in self.method.needs,
+                "moments='per_task'": self.moments == "per_task",
+                "clip": self.clip is not None,
+                "max_task_norm": self.max_task_norm is not None,
+                "per='tensor'": self.per == "tensor",
+            }
+            for what, holds in reasons.items():
+                if holds:
+                    raise ValueError(
+                        f"level='representation' mixes one backward of the weighted loss and cannot have {what}; use "
+                        "level='gradients'"
+                    )
 
     @property
     def mixes_updates(self) -> bool:
         """Whether the joint step is made of updates (else of gradients, and torch's own step runs)."""
         return self.level == "updates" or self.moments == "per_task" or self.clip is not None
+
+    @property
+    def needs_rows(self) -> bool:
+        """Whether the method asks for something of each task's own shared gradient, whatever its level."""
+        return any(self._per_task_rows().values()) or "cross" in self.method.needs
 
     def weight_sum(self, num_present: int) -> float:
         """Return S, the weight sum that scale rule or method promises (1 where none is promised)."""

@@ -1,10 +1,13 @@
-"""What a step did: the record that `Balancer.last` holds."""
+"""What a step did: the record that `Balancer.last` holds, and the counts over all steps."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from equipoise.weighing import Weighed
 
 
 @dataclass(frozen=True)
@@ -14,17 +17,18 @@ class Record:
     Attributes:
         step: number of the step, from 1.
         tasks: names of the present tasks, in order.
-        weights: {task: weight after the scale rule}, 0 for a task that was absent or left out.
+        weights: {task: weight after the scale rule}, 0 for a task that was absent or left out. With one Gram matrix a
+            tensor: the mean over tensors. With a row method, which has no weights: 1.
         status: "solved", "stationary" or "not_converged" of a solve; "kept" between solves, "one_task" without a
-            solve, "skipped" when no task could be used.
+            solve, "rows" of a row method, "skipped" when no task could be used.
         skipped: whether shared parameters and their state were left as they were.
         absent, nonfinite: names of the tasks without signal, and of those left out for NaN or Inf, in this step.
         totals: {"absent": {task: steps}, "nonfinite": {task: steps}} since the start.
         residual: `max_t |w_t (M w)_t - 1|` of a solve, else None.
-        gram: M of the statistic's rows, None on steps without a solve.
-        cosines: {"updates": [P, P], "gradients": [P, P]} as far as the step computed them.
-        norms: {"updates": {task: norm}, "gradients": {task: norm}}, likewise.
-        collapse: |u| / mean_t |u_t| of the rows that were mixed, None without a Gram matrix.
+        gram: M of the statistic's rows (their sum over tensors), None on steps without a solve.
+        cosines: {"updates": [P, P], "gradients": [P, P], "representation": [P, P]} as far as the step computed them.
+        norms: {"updates": {task: norm}, "gradients": {task: norm}, ...}, likewise.
+        collapse: |u| / mean_t |u_t| of the rows that were mixed, None without their Gram matrix.
     """
 
     step: int
@@ -54,3 +58,44 @@ class Record:
 
 class StationaryError(RuntimeError):
     """Raised under `on_stationary="raise"`: 0 lies in the convex hull of the tasks' updates, no step serves all."""
+
+
+@dataclass
+class Tally:
+    """Counts since the start: {"absent": {task: steps}, "nonfinite": {task: steps}}."""
+
+    totals: dict[str, dict[str, int]] = field(default_factory=lambda: {"absent": {}, "nonfinite": {}})
+
+    def record(
+        self,
+        step: int,
+        tasks: Sequence[str],
+        weighed: Weighed,
+        bad: Collection[str],
+    ) -> Record:
+        """Count the absent and non-finite of all `tasks` and return the step's record. In place."""
+        present = weighed.tasks
+        nonfinite = tuple(name for name in tasks if name in bad)
+        absent = tuple(name for name in tasks if name not in present and name not in nonfinite)
+        for kind, found in (("absent", absent), ("nonfinite", nonfinite)):
+            for name in found:
+                self.totals[kind][name] = self.totals[kind].get(name, 0) + 1
+        weights: Mapping[str, float] = {} if weighed.skipped else weighed.by_name()
+        return Record(
+            step=step,
+            tasks=present,
+            weights={name: weights.get(name, 0.0) for name in tasks},
+            status=weighed.status,
+            skipped=weighed.skipped,
+            absent=absent,
+            nonfinite=nonfinite,
+            totals={kind: dict(counts) for kind, counts in self.totals.items()},
+            residual=weighed.residual,
+            gram=weighed.gram,
+            cosines=weighed.cosines,
+            norms={
+                kind: dict(zip(present, values.tolist(), strict=True))
+                for kind, values in weighed.norms.items()
+            },
+            collapse=weighed.collapse,
+        )

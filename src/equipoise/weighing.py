@@ -1,90 +1,251 @@
-"""Statistic -> method -> scale rule: the weights of one step, with what `Balancer.last` tells of them."""
+"""Statistic -> method -> scale rule: the weights of a step, when they are solved anew, and the evidence behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equipoise.gram import cosines, gram
 from equipoise.methods.scale import rescale
+from equipoise.options import Options
 from equipoise.solve import Status
-
-
-class Weighed(NamedTuple):
-    """Weights [P] float64 (CPU, after the scale rule) of the P present tasks, and the evidence behind them."""
-
-    weights: Tensor
-    status: str
-    residual: float | None
-    gram: Tensor | None
-    cosines: dict[str, Tensor]
-    norms: dict[str, Tensor]
-    collapse: float | None
-
 
 Rows = Sequence[Sequence[Tensor]]
 
 
-def weigh(
-    method: Any,
-    state: Any,
-    level: str,
-    scale: str,
-    losses: Tensor,
-    gradients: Rows,
-    updates: Rows | None,
-    extras: dict[str, Any],
-) -> tuple[Weighed, Any]:
-    """Return the step's weights and the method's new state.
+@dataclass(frozen=True)
+class Weighed:
+    """Weights [K, P] float64 (CPU, after the scale rule) of the P present tasks, and what they came from.
 
-    Args:
-        method, state: a method of METHODS and its state.
-        level: "losses", "gradients" or "updates": what the statistic is made of.
-        scale: the scale rule, applied to the rows that are mixed.
-        losses: [P] float64, CPU.
-        gradients: [P][tensors] per-task gradients, dense or sparse.
-        updates: [P][tensors] per-task updates when these are mixed, else None.
-        extras: what methods may name in `needs`.
+    K is 1, or the number of shared tensors where each has its own Gram matrix. `skipped`: the shared parameters and
+    their state stay as they are. The other fields are those of `equipoise.record.Record`.
     """
-    of_mixed = scale in ("norm", "frobenius")
-    grams: dict[str, Tensor] = {}
-    if level != "losses" or (of_mixed and updates is None):
-        grams["gradients"] = gram(gradients)
-    if updates is not None and (level == "updates" or of_mixed):
-        grams["updates"] = gram(updates)
-    statistic = losses if level == "losses" else grams[level]
-    status, residual = Status.SOLVED, None
-    if method.solves:
-        solution = method.solve(statistic)
-        weights, status, residual = solution.weights.double(), solution.status, solution.residual
-    else:
-        weights, state = method(statistic, state, **{name: extras[name] for name in method.needs})
-    mixed = grams.get("updates" if updates is not None else "gradients")
-    weights = rescale(weights, mixed, scale, len(weights))
-    return Weighed(
-        weights=weights,
-        status=str(status),
-        residual=residual,
-        gram=statistic if level != "losses" else None,
-        cosines={name: cosines(m) for name, m in grams.items()},
-        norms={name: m.diagonal().sqrt() for name, m in grams.items()},
-        collapse=None if mixed is None else collapse(weights, mixed),
-    ), state
+
+    tasks: tuple[str, ...]
+    weights: Tensor
+    status: str
+    skipped: bool = False
+    residual: float | None = None
+    gram: Tensor | None = None
+    cosines: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    collapse: float | None = None
+
+    def of(self, tensor: int) -> list[float]:
+        """Return the weights [P] for the shared tensor of this number."""
+        found: list[float] = self.weights[min(tensor, len(self.weights) - 1)].tolist()
+        return found
+
+    def by_name(self) -> dict[str, float]:
+        """Return {task: weight}, the mean over tensors."""
+        return dict(zip(self.tasks, self.weights.mean(0).tolist(), strict=True))
 
 
-def collapse(weights: Tensor, gram: Tensor) -> float:
-    """Return |u| / mean_t |u_t|, u = sum_t w_t u_t: 1 when the joint step is as long as the tasks' own; 0 for no step."""
-    mean = float(gram.diagonal().sqrt().mean())
-    norm = float((weights @ gram @ weights).clamp_min(0.0).sqrt())
-    return norm / mean if mean > 0 else 0.0
+def nothing(status: str = "skipped") -> Weighed:
+    """Return what stands for a step without any task."""
+    return Weighed((), torch.zeros(1, 0, dtype=torch.float64), status, skipped=True)
 
 
-def restrict(kept: dict[str, float], present: Sequence[str], scale: str) -> Tensor:
-    """Return kept weights [P] of the present tasks; under convex and sum their total is restored for them."""
-    weights = torch.tensor([kept[name] for name in present], dtype=torch.float64)
-    if scale in ("convex", "sum") and float(weights.sum()) > 0:
-        weights = weights / weights.sum() * (1.0 if scale == "convex" else len(present))
-    return weights
+def constant(tasks: Sequence[str], status: str) -> Weighed:
+    """Return weight 1 for each task, nothing solved."""
+    return Weighed(tuple(tasks), torch.ones(1, len(tasks), dtype=torch.float64), status)
+
+
+class Weigher:
+    """The method with its state, and the weights that its last solve gave.
+
+    Attributes:
+        tasks: all task names, fixed by the first `begin`.
+        steps: steps taken so far.
+        kept: {task: weights [K]} of the last solve, {} when the next step must solve.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options, self.method = options, options.method
+        self.tasks: tuple[str, ...] = ()
+        self.steps = 0
+        self.kept: dict[str, list[float]] = {}
+        self._states: list[Any] = []
+        self._generator = torch.Generator().manual_seed(0)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Fix the tasks at the first call; ValueError for one that the first call had not."""
+        if not self.tasks:
+            if hasattr(self.method, "check_tasks"):  # a method that goes by name
+                self.method.check_tasks(names)
+            self._states = [self.method.init(len(names))]
+            self.tasks = tuple(names)
+        if unknown := [name for name in names if name not in self.tasks]:
+            raise ValueError(
+                f"losses has the unknown task {unknown[0]!r}; the first backward fixed the tasks {list(self.tasks)}"
+            )
+
+    def must_solve(self, present: Iterable[str]) -> bool:
+        """Whether this step solves: it is due, nothing is kept, or a task is present that the last solve had not."""
+        due = not self.kept or self.steps % self.options.every == 0
+        return due or any(name not in self.kept for name in present)
+
+    def keep(self, present: Sequence[str]) -> Weighed:
+        """Return the kept weights of the present tasks; under convex and sum their total is restored for them."""
+        weights = torch.tensor([self.kept[name] for name in present], dtype=torch.float64).T
+        totals = weights.sum(1, keepdim=True)
+        if self.options.scale in ("convex", "sum") and bool((totals > 0).all()):
+            weights = weights / totals * (1.0 if self.options.scale == "convex" else len(present))
+        return Weighed(tuple(present), weights, "kept")
+
+    def solve(
+        self,
+        tasks: Sequence[str],
+        losses: Tensor,
+        rows: Mapping[str, Rows],
+        mixed: str | None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Weighed:
+        """Return new weights, keep them, and move the method's state.
+
+        Args:
+            tasks: the P present tasks.
+            losses: [P] float64, CPU.
+            rows: {"gradients" | "updates" | "representation": [P][tensors]}, dense or sparse.
+            mixed: which of them are mixed, None where none of them is; the scale rules act on their Gram matrix.
+            extras: more of what methods may name in `needs`.
+
+        Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: the Balancer raises.
+        """
+        options = self.options
+        wanted = {"gradients", options.level} if options.level != "losses" else set()
+        if options.scale in ("norm", "frobenius") and mixed is not None:
+            wanted.add(mixed)
+        grams = {kind: self._grams(rows[kind]) for kind in rows if kind in wanted}
+        statistics = [losses] if options.level == "losses" else grams[options.level]
+        needed = {
+            "losses": losses,
+            "present": torch.tensor([name in tasks for name in self.tasks]),
+            "tasks": tuple(tasks),
+            "generator": self._generator,
+            "step": self.steps + 1,
+            **(extras or {}),
+        }
+        states = self._states if len(self._states) == len(statistics) else self._states * len(statistics)
+        weights, status, residual = [], Status.SOLVED, None
+        moved = []
+        for k, statistic in enumerate(statistics):
+            of_mixed = grams[mixed][k] if mixed in grams else None
+            found = self._one(statistic, of_mixed, states[k], needed)
+            weights.append(found[0])
+            moved.append(found[1])
+            status = max(status, found[2], key=_BADNESS.index)
+            residual = found[3] if residual is None else max(residual, found[3] or 0.0)
+        stacked = torch.stack(weights)
+        total = {kind: torch.stack(list(m)).sum(0) for kind, m in grams.items()}
+        weighed = Weighed(
+            tasks=tuple(tasks),
+            weights=stacked,
+            status=str(status),
+            skipped=status is Status.STATIONARY and options.on_stationary == "skip",
+            residual=residual,
+            gram=total.get(options.level),
+            cosines={kind: cosines(m) for kind, m in total.items()},
+            norms={kind: m.diagonal().sqrt() for kind, m in total.items()},
+            collapse=None if mixed not in grams else collapse(stacked, grams[mixed]),
+        )
+        if status is Status.STATIONARY and options.on_stationary == "raise":
+            return weighed
+        self._states = moved
+        self.kept = {} if weighed.skipped else dict(zip(tasks, stacked.T.tolist(), strict=True))
+        return weighed
+
+    def _grams(self, rows: Rows) -> list[Tensor]:
+        """Return one Gram matrix [P, P], or one for each shared tensor."""
+        if self.options.per == "model":
+            return [gram(rows)]
+        return [gram([[v] for v in column]) for column in zip(*rows, strict=True)]
+
+    def _one(
+        self, statistic: Tensor, of_mixed: Tensor | None, state: Any, extras: Mapping[str, Any]
+    ) -> tuple[Tensor, Any, Status, float | None]:
+        """Return scaled weights [P], state, status and residual for one statistic.
+
+        A tensor that a present task does not reach has a zero row in its own Gram matrix: weight 0 there.
+        """
+        num = len(statistic)
+        there = torch.ones(num, dtype=torch.bool)
+        if statistic.dim() == 2 and self.options.per == "tensor":
+            there = statistic.diagonal() > 0
+            if not bool(there.any()):
+                return torch.zeros(num, dtype=torch.float64), state, Status.SOLVED, None
+            if not bool(there.all()):
+                statistic, extras = statistic[there][:, there], _only(extras, there)
+                of_mixed = None if of_mixed is None else of_mixed[there][:, there]
+        needs = {name: extras[name] for name in self.method.needs}
+        status, residual = Status.SOLVED, None
+        if self.method.solves:
+            solution = self.method.solve(statistic, **needs)
+            weights, status, residual = solution.weights.double(), solution.status, solution.residual
+        else:
+            weights, state = self.method(statistic, state, **needs)
+        whole = torch.zeros(num, dtype=torch.float64)
+        whole[there] = rescale(weights, of_mixed, self.options.scale, len(weights))
+        return whole, state, status, residual
+
+    def observe(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """Tell a method that asks for it (FAMO) the losses before and after the step, of tasks that have both."""
+        both = [name for name in self.tasks if name in before and name in after]
+        if both:
+            present = torch.tensor([name in both for name in self.tasks])
+            first, second = (
+                torch.tensor([losses[name] for name in both], dtype=torch.float64)
+                for losses in (before, after)
+            )
+            self._states = [self.method.observe(self._states[0], first, second, present=present)]
+
+    def combine(self, rows: Sequence[Tensor]) -> Tensor:
+        """Return a row method's joint row of one tensor (GradDrop)."""
+        row: Tensor = self.method.combine(rows, self._states[0], self._generator)
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tasks, steps, kept weights, the method's state and the generator's."""
+        return {
+            "tasks": list(self.tasks),
+            "steps": self.steps,
+            "kept": {name: list(weights) for name, weights in self.kept.items()},
+            "method_state": list(self._states),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.tasks, self.steps = tuple(state["tasks"]), state["steps"]
+        self.kept = {name: list(weights) for name, weights in state["kept"].items()}
+        self._states = list(state["method_state"])
+        self._generator.set_state(state["generator"])
+
+
+_BADNESS = [Status.SOLVED, Status.NOT_CONVERGED, Status.STATIONARY]
+
+
+def _only(extras: Mapping[str, Any], there: Tensor) -> dict[str, Any]:
+    """Return the extras of those of the present tasks that reach a tensor."""
+    found = dict(extras)
+    found["tasks"] = tuple(name for name, here in zip(extras["tasks"], there.tolist(), strict=True) if here)
+    present = extras["present"].clone()
+    present[extras["present"]] = there
+    found["present"] = present
+    for name in ("losses", "excess"):
+        if name in found:
+            found[name] = found[name][there]
+    if "cross" in found:
+        found["cross"] = found["cross"][there][:, there]
+    return found
+
+
+def collapse(weights: Tensor, grams: Collection[Tensor]) -> float:
+    """Return |u| / mean_t |u_t| over all tensors, u = sum_t w_t u_t: 1 when the joint step is as long as the tasks' own."""
+    squared = sum(float(w @ m @ w) for w, m in zip(weights, grams, strict=True))
+    mean = float(torch.stack(list(grams)).sum(0).diagonal().sqrt().mean())
+    return float(max(squared, 0.0)) ** 0.5 / mean if mean > 0 else 0.0

@@ -16,15 +16,23 @@ class Method(Protocol):
     """What the Balancer asks of a method.
 
     Attributes:
-        level: the level it runs at by default: "losses" (statistic [P]), "gradients" or "updates" (Gram [P, P]).
+        level: the level it runs at by default: "losses" (statistic [P]), "gradients", "updates" or "representation"
+            (Gram [P, P]).
         any_level: whether it looks at no entry of the statistic, so that every level will do.
         scale: its own scale rule.
         total: what its raw weights sum to: "one", "tasks" (T), or None where nothing is promised.
-        needs: names of the keyword extras it takes: losses, present, tasks, generator.
-        solves: whether `solve(statistic) -> Solution` tells residual and status.
+        needs: names of the keyword extras it takes: losses [P], present (bool [T]), tasks (the P names), generator,
+            step (from 1), excess [P] (<g_t, u_t> of a per-task Adagrad peek), cross [P, P] (rows of the step's first
+            `backward` call against those of its second).
+        solves: whether `solve(statistic, **needs) -> Solution` tells residual and status.
         paper: where it was published.
+        use: when to use it, one sentence.
 
-    The statistic covers the P present tasks; `present` (bool [T]) places them among all tasks.
+    The statistic covers the P present tasks; `present` (bool [T]) places them among all tasks. A method may also have:
+    `check_tasks(names)`, called at the first backward; `per = "tensor"`, one Gram matrix and one state a shared tensor;
+    `track(row, gradient, loss, step) -> row`, what stands for a task's gradient of one tensor from then on (row None
+    at the first); `observe(state, before, after, present) -> state`, told the losses before and after each step;
+    `combine(rows, state, generator) -> row` instead of `__call__`, tensor by tensor.
     """
 
     level: ClassVar[str]
@@ -34,6 +42,7 @@ class Method(Protocol):
     needs: ClassVar[tuple[str, ...]]
     solves: ClassVar[bool]
     paper: ClassVar[str]
+    use: ClassVar[str]
 
     def init(self, num_tasks: int) -> Any:
         """Return the state before the first step, in tensors and plain types."""

@@ -23,6 +23,7 @@ class Equal:
     needs: ClassVar[tuple[str, ...]] = ()
     solves: ClassVar[bool] = False
     paper: ClassVar[str] = "linear scalarisation"
+    use: ClassVar[str] = "Always, first, at a tuned learning rate: the baseline that others must beat."
 
     def init(self, num_tasks: int) -> dict[str, Any]:
         """Return no state."""

@@ -37,6 +37,9 @@ class Fixed:
     needs: ClassVar[tuple[str, ...]] = ("present", "tasks")
     solves: ClassVar[bool] = False
     paper: ClassVar[str] = "linear scalarisation with tuned weights"
+    use: ClassVar[str] = (
+        "When you know what a task is worth, or tune it on validation: tuned scalarisation is a strong baseline."
+    )
 
     def __post_init__(self) -> None:
         values = self.weights.values() if isinstance(self.weights, Mapping) else self.weights or ()

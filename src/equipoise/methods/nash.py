@@ -28,6 +28,9 @@ class Nash:
     needs: ClassVar[tuple[str, ...]] = ()
     solves: ClassVar[bool] = True
     paper: ClassVar[str] = "Navon et al., Multi-Task Learning as a Bargaining Game, ICML 2022"
+    use: ClassVar[str] = (
+        "When gradients conflict and no task may be given up; with momentum optimizers prefer PUB."
+    )
 
     def init(self, num_tasks: int) -> dict[str, Any]:
         """Return no state."""

@@ -29,6 +29,7 @@ class PUB:
     needs: ClassVar[tuple[str, ...]] = ()
     solves: ClassVar[bool] = True
     paper: ClassVar[str] = "Yuan, Cai, Dong, arXiv 2410.05806"
+    use: ClassVar[str] = "With Adam and its kin, when every task must gain from each step."
 
     def init(self, num_tasks: int) -> dict[str, Any]:
         """Return no state."""

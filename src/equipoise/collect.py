@@ -1,0 +1,184 @@
+"""Losses -> what a step knows of each task before it is weighed: gradients, and which tasks take part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from equipoise.gradients import (
+    CheckedLosses,
+    Gradients,
+    TaskGradient,
+    all_zero,
+    gradients,
+    sum_of_squares,
+)
+from equipoise.layout import Layout
+
+
+@dataclass
+class Collected:
+    """The `backward` calls of one step.
+
+    Attributes:
+        tasks: {task: its gradient}, means over the calls.
+        calls: shared gradients of each call apart, {task: gradients}, where the method asks for them.
+        losses: {task: (mean loss, sum of counts)} over the calls.
+        weighted: the gradient of the weighted loss, on steps whose weights were known before the backward.
+        used: tasks in `weighted`. bad: tasks left out for NaN or Inf.
+    """
+
+    tasks: dict[str, TaskGradient] = field(default_factory=dict)
+    calls: list[dict[str, Gradients]] = field(default_factory=list)
+    losses: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
+    weighted: TaskGradient | None = None
+    used: set[str] = field(default_factory=set)
+    bad: set[str] = field(default_factory=set)
+
+    def see(self, checked: CheckedLosses) -> None:
+        """Fold the losses of one call into their means."""
+        for name, loss in checked.values.items():
+            mean, total = self.losses.get(name, (loss.detach(), 0.0))
+            total += checked.counts[name]
+            self.losses[name] = (mean + (loss.detach() - mean) * (checked.counts[name] / total), total)
+
+    def note(self, name: str, shared: Gradients, own: Gradients, checked: CheckedLosses) -> None:
+        """Fold one task's gradient of one call into its mean."""
+        loss, count = checked.values[name].detach(), checked.counts[name]
+        if name in self.tasks:
+            self.tasks[name].add(shared, own, loss, count)
+        else:
+            self.tasks[name] = TaskGradient(shared, own, loss, count)
+
+
+def collect_each(
+    collected: Collected, layout: Layout, checked: CheckedLosses, num_tasks: int, keep_calls: bool
+) -> None:
+    """Run one `autograd.grad` a task into the shared and all other parameters; the first call finds `shared=None`.
+
+    Raises:
+        ValueError: a loss whose graph reaches no shared parameter.
+    """
+    if layout.shared is None:
+        candidates = layout.own()
+        found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
+        layout.shared = layout.find_shared(found, num_tasks)
+    else:
+        candidates = [*layout.shared, *layout.own()]
+        found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
+    call: dict[str, Gradients] = {}
+    for name, every in found.items():
+        by_position = dict(zip(candidates, every, strict=True))
+        shared = [by_position[i] for i in layout.shared]
+        if all(g is None for g in shared):
+            raise ValueError(
+                f"losses[{name!r}] must reach at least one shared parameter, its graph reaches none; check `shared`, or "
+                "a detach() on the way"
+            )
+        call[name] = shared
+        collected.note(name, shared, [by_position[i] for i in layout.own()], checked)
+    if keep_calls:
+        collected.calls.append(call)
+    layout.note_owners(collected.tasks)
+
+
+def collect_representation(
+    collected: Collected, layout: Layout, checked: CheckedLosses, representation: Tensor
+) -> dict[str, Tensor]:
+    """Run one `autograd.grad` a task down to the shared representation; return {task: its gradient there}.
+
+    The tasks' own gradients are collected; those of shared parameters are left to `collect_weighted`. A task whose
+    gradient is exactly 0 there, or is not finite, is left out; the latter is noted.
+
+    Raises:
+        ValueError: a loss whose graph does not reach the representation.
+    """
+    rows: dict[str, Tensor] = {}
+    nothing: Gradients = [None] * len(layout.shared or ())
+    for name, loss in checked.values.items():
+        row, *own = gradients(loss, [representation, *layout.pick(layout.own())])
+        if row is None:
+            raise ValueError(
+                f"losses[{name!r}] must reach the representation, its graph does not; pass the tensor that every tower "
+                "reads as `representation`"
+            )
+        squares = loss.detach() + sum_of_squares([row], row) + sum_of_squares(own, row)
+        if not math.isfinite(float(squares)):  # synchronises
+            collected.bad.add(name)
+        elif not all_zero([row]):
+            rows[name] = row
+            collected.note(name, nothing, own, checked)
+    layout.note_owners(collected.tasks)
+    return rows
+
+
+def collect_weighted(
+    collected: Collected,
+    layout: Layout,
+    checked: CheckedLosses,
+    weights: Mapping[str, float],
+    own_known: bool,
+) -> None:
+    """Run one backward of `sum_t w_t loss_t` over the tasks that have a weight; the others are left out.
+
+    Unless the own gradients are known already they come from it too: divided by w_t, so that towers keep their step; a
+    task of weight 0 gets a backward into its own parameters.
+    """
+    used = [name for name in checked.values if name in weights]
+    if not used:
+        return
+    collected.used.update(used)
+    own = [] if own_known else layout.own()
+    weighted = [name for name in used if weights[name] != 0.0]
+    num_shared = len(layout.shared or ())
+    shared_g: Gradients = [None] * num_shared
+    own_g: Gradients = [None] * len(own)
+    if weighted:
+        total = torch.stack([checked.values[name] * weights[name] for name in weighted]).sum()
+        found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)])
+        shared_g = found[:num_shared]
+        for at, g in enumerate(found[num_shared:]):
+            own_g[at] = None if g is None else g / weights[layout.owner(own[at])]
+    for name in used:
+        if name not in weighted and own:
+            for at, g in enumerate(gradients(checked.values[name], layout.pick(own))):
+                own_g[at] = own_g[at] if g is None else g
+    count = sum(checked.counts[name] for name in used)
+    loss = torch.stack([checked.values[name].detach() for name in used]).mean()
+    if collected.weighted is None:
+        collected.weighted = TaskGradient(shared_g, own_g, loss, count)
+    else:
+        collected.weighted.add(shared_g, own_g, loss, count)
+    for parameter, g in zip(layout.pick(own), collected.weighted.own, strict=True):
+        parameter.grad = g if g is not None else parameter.grad
+
+
+def sort_tasks(collected: Collected, layout: Layout, max_task_norm: float | None) -> dict[str, TaskGradient]:
+    """Return the tasks that take part, in place bounded by `max_task_norm`; note the non-finite ones. Synchronises.
+
+    A task is left out where its loss, its gradient or the gradient's sum of squares is not finite, or where all its
+    shared gradients are exactly 0 in value.
+    """
+    if not collected.tasks:
+        return {}
+    like = layout.shared_parameters()[0]
+    numbers = [
+        torch.stack([g.loss.to(like), sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]).double()
+        for g in collected.tasks.values()
+    ]
+    present: dict[str, TaskGradient] = {}
+    for (name, g), (loss, of_shared, of_own) in zip(
+        collected.tasks.items(), torch.stack(numbers).tolist(), strict=True
+    ):  # one transfer
+        if not math.isfinite(loss + of_shared + of_own):
+            collected.bad.add(name)
+        elif of_shared > 0.0 or not all_zero(g.shared):
+            present[name] = g
+            norm = math.sqrt(of_shared + of_own) + 1e-6
+            if max_task_norm is not None and norm > max_task_norm:
+                g.scale(max_task_norm / norm)
+    return present
