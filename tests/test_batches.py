@@ -59,3 +59,19 @@ def test_columns_belong_to_their_rows(log):
         }
         alone = one[int(at[0])].multi["tags"].values
         assert torch.equal(batch.multi["tags"].values[: lengths[0]], alone)
+
+
+def test_part_is_those_rows(tmp_path):
+    log = small_log(tmp_path / "log")
+    whole = next(log.split("train").batches(20))
+    for start, stop in ((0, 7), (7, 20), (19, 20)):
+        part = whole.part(start, stop)
+        assert len(part) == stop - start
+        assert torch.equal(part.ids, whole.ids[start:stop])
+        assert all(torch.equal(part.labels[t], whole.labels[t][start:stop]) for t in whole.labels)
+        a, b = part.multi["tags"], whole.multi["tags"]
+        for i in range(stop - start):
+            mine = a.values[a.offsets[i] : a.offsets[i + 1]]
+            assert torch.equal(mine, b.values[b.offsets[start + i] : b.offsets[start + i + 1]])
+    with pytest.raises(ValueError, match="part must lie within the 20 rows"):
+        whole.part(3, 3)

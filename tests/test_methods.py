@@ -1,6 +1,7 @@
 """Methods by the rows of rows.py, and the scale rules."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from rows import METHODS as ROWS
 
 import equipoise as eq
 from equipoise.methods import METHODS
+from equipoise.methods.catalog import markdown
 from equipoise.methods.scale import RULES, rescale
+from equipoise.presets import sort_options, takes_priorities
 
 BY_NAME = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 TASKS = ("a", "b", "c")
@@ -154,3 +157,28 @@ def test_refuses_a_sum_that_is_not_positive(rule, total):
 def test_refuses_an_unknown_rule():
     with pytest.raises(ValueError, match="scale must be one of"):
         rescale(torch.ones(2), None, "long", 2)
+
+
+# ---- the catalog ----
+
+
+def test_docs_hold_the_table_of_methods():
+    page = Path(__file__).parents[1] / "docs" / "methods.md"
+    assert markdown() in page.read_text(encoding="utf-8"), "put equipoise.methods.catalog.markdown() there"
+
+
+@BY_NAME
+def test_priorities_are_taken_or_refused(row):
+    options = {"priorities.a": 2}
+    if takes_priorities(row.kind):
+        assert sort_options(options, row.name, {})["method"] == {"priorities": {"a": 2}}
+        assert row.kind(priorities={"a": 2.0}).priorities == {"a": 2.0}
+        with pytest.raises(ValueError, match="priorities must be finite"):
+            row.kind(priorities={"a": -1.0})
+        with pytest.raises(ValueError, match="unknown task 'z'"):
+            row.kind(priorities={"z": 1.0}).check_tasks(TASKS)
+    else:
+        with pytest.raises(ValueError, match="option 'priorities' is not taken"):
+            sort_options(options, row.name, {})
+        with pytest.raises(TypeError):
+            row.kind(priorities={"a": 2.0})

@@ -16,7 +16,6 @@ from equipoise.updates.clippy import Clippy
 
 MANIPULATIONS: dict[str, dict[str, Any]] = {"clippy": {"clip": Clippy()}, "adatask": {"moments": "per_task"}}
 NAMES = (*METHODS, *MANIPULATIONS, "single")
-ALWAYS = 2**31
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -30,8 +29,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def parse_method(name: str) -> tuple[str, dict[str, Any]]:
     """Return (name of METHODS, keyword arguments of Balancer) of `method[@level][+clippy][+adatask]`.
 
-    "clippy" and "adatask" alone stand on equal weights. Plain "equal" is plain training: the weights never change, so
-    one backward of the summed loss and the optimizer's own step are all that runs.
+    "clippy" and "adatask" alone stand on equal weights. A loss-level method alone takes one backward of its weighted
+    loss and the optimizer's own step; for "equal", whose weights never change, that is plain training.
 
     Raises:
         ValueError: an unknown method, level or part.
@@ -47,9 +46,15 @@ def parse_method(name: str) -> tuple[str, dict[str, Any]]:
         if part not in MANIPULATIONS:
             raise ValueError(f"method {name!r}: {part!r} cannot be added{nearest(part, MANIPULATIONS)}")
         arguments |= MANIPULATIONS[part]
-    if method == "equal" and not arguments:
-        arguments = {"every": ALWAYS, "between": "weighted"}
+    chosen = METHODS[method]
+    if not arguments and chosen.level == "losses" and "excess" not in chosen.needs:  # type: ignore[attr-defined]
+        arguments = {"between": "weighted"}
     return method, arguments
+
+
+def takes_priorities(method: type) -> bool:
+    """Return whether a method of METHODS has the argument `priorities`."""
+    return any(field.name == "priorities" for field in dataclasses.fields(method))
 
 
 def balancer_options() -> list[str]:
@@ -79,6 +84,11 @@ def sort_options(
             kinds, name = [kind for kind, names in known.items() if head in names], head
         if len(kinds) != 1 or name not in known[kinds[0]]:
             every = [n for names in known.values() for n in names]
+            if name == "priorities" and method != "single":
+                raise ValueError(
+                    f"option 'priorities' is not taken by {method!r}, for which no way has been published; those that have "
+                    f"one: {', '.join(n for n, kind in METHODS.items() if takes_priorities(kind))}"
+                )
             what = (
                 "is known to several; write model., method. or balancer. before it"
                 if len(kinds) > 1
@@ -101,7 +111,7 @@ def build_balancer(
     """Return the Balancer of a method's name with sorted options (`sort_options`)."""
     method, arguments = parse_method(name)
     chosen = options.get("balancer", {})
-    if chosen and arguments.get("every") == ALWAYS:
+    if chosen and "between" in arguments:
         arguments = {}
     return Balancer(
         optimizer, METHODS[method](**options.get("method", {})), shared=shared, **(arguments | chosen)

@@ -13,9 +13,11 @@ import torch
 from equipoise import checkpoint, models
 from equipoise.balancer import Balancer
 from equipoise.config import TrainConfig, write_text
+from equipoise.data.batches import Batch
 from equipoise.data.store import Log, Split
 from equipoise.evaluation import Scores, check_monitor, monitored, primary, score
 from equipoise.interrupt import Interruption
+from equipoise.losses import Losses
 from equipoise.presets import OPTIMIZERS, build_balancer, sort_options
 from equipoise.progress import Progress
 from equipoise.runs import Run, check_device, check_trainable, folder, keep, open_data, provenance, undo
@@ -159,9 +161,7 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
         while not state.done and state.epoch < config.epochs:
             model.train()
             for batch in _epoch(split, size, config, state, per_epoch):
-                losses = model.losses(batch.to(config.device))
-                balancer.backward(losses)
-                balancer.step()
+                losses = take_step(model, balancer, batch.to(config.device))
                 state.step += 1
                 state.position += 1
                 state.record(losses, len(batch))
@@ -193,6 +193,27 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     }
     metrics |= {"best_epoch": state.best_epoch, "steps": state.step, "seconds": round(state.seconds, 2)}
     return Result(path, metrics, state.history, model, config)
+
+
+def take_step(model: models.Ranker, balancer: Balancer, batch: Batch) -> Losses:
+    """Run one optimizer step on a batch and return its losses, with what the method asks for.
+
+    A method that needs two backward calls (SDMGrad) gets one for each half of the batch, and the losses are those of the
+    second; one row serves as both. One that looks at what the step did (FAMO) gets a closure.
+    """
+    if "cross" in balancer.method.needs:
+        middle = len(batch) // 2
+        for half in (batch.part(0, max(1, middle)), batch.part(middle, len(batch))):
+            losses = model.losses(half)
+            balancer.backward(losses)
+    else:
+        losses = model.losses(batch)
+        balancer.backward(losses)
+    if hasattr(balancer.method, "observe"):
+        balancer.step(lambda: model.losses(batch))
+    else:
+        balancer.step()
+    return losses
 
 
 def _epoch(split: Split, size: int, config: TrainConfig, state: Run, per_epoch: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import typer
@@ -40,28 +39,21 @@ def models(json: AsJson = False) -> None:
 
 @reported
 def methods(json: AsJson = False) -> None:
-    """List the balancing methods with their level, scale, options and paper."""
+    """List the balancing methods with level, cost, state, priorities, options and paper."""
     from equipoise.methods import METHODS
+    from equipoise.methods.catalog import entry
     from equipoise.presets import balancer_options
 
-    found: dict[str, Any] = {
-        name: {
-            "what": (method.__doc__ or "").split("\n")[0],
-            "level": method.level,  # type: ignore[attr-defined]
-            "scale": method.scale,  # type: ignore[attr-defined]
-            "paper": method.paper,  # type: ignore[attr-defined]
-            "options": [field.name for field in dataclasses.fields(method)],
-        }
-        for name, method in METHODS.items()
-    }
+    found = {name: entry(name) for name in METHODS}
     if json:
         print_json(found)
         return
     rows = [
-        [name, entry["level"], entry["scale"], ", ".join(entry["options"]) or "-", entry["paper"]]
-        for name, entry in found.items()
+        [name, e["level"], e["cost"], e["state"], ", ".join(e["options"]) or "-", e["use"], e["paper"]]
+        for name, e in found.items()
     ]
-    print_table("methods", ["method", "level", "scale", "options", "paper"], rows, numbers=False)
+    head = ["method", "level", "backward passes", "state", "options", "when to use it", "paper"]
+    print_table("methods", head, rows, numbers=False)
     typer.echo(
         "single: one model a task. Level and additions: nash@updates, pub+clippy, pub+adatask; or alone."
     )

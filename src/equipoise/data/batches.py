@@ -37,6 +37,12 @@ class Ragged:
             None if self.weights is None else self.weights.to(device),
         )
 
+    def part(self, start: int, stop: int) -> Ragged:
+        """Return rows start .. stop - 1; views, not copies, but for the offsets."""
+        first, last = int(self.offsets[start]), int(self.offsets[stop])  # synchronises
+        weights = None if self.weights is None else self.weights[first:last]
+        return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first, weights)
+
 
 @dataclass
 class Batch:
@@ -75,6 +81,24 @@ class Batch:
             return value if value is None else value.to(device)
 
         return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Return rows start .. stop - 1 as a batch; views, not copies.
+
+        Raises:
+            ValueError: no rows there.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise ValueError(f"part must lie within the {len(self)} rows, got {start} to {stop}")
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: cut(v) for name, v in value.items()}
+            if isinstance(value, Ragged):
+                return value.part(start, stop)
+            return value if value is None else value[start:stop]
+
+        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self)})
 
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
