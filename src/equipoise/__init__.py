@@ -1,7 +1,7 @@
 """Equipoise trains multi-task ranking models so that no task pays for another.
 
 Flow 1, a step:   batch -> losses -> gradients -> updates -> Gram -> weights -> joint update -> parameters
-    models/ -> losses.py -> gradients.py -> updates/ -> gram.py -> solve.py, methods/ -> joint.py
+    models/ -> losses.py -> gradients.py -> updates/ -> gram.py -> solve/, methods/ -> joint.py
     `Balancer` (balancer.py) wraps the user's torch optimizer and calls them in this order.
 Flow 2, the data: raw log -> schema -> prepared log -> batches
     data/schema.py -> data/encode.py -> data/store.py -> data/batches.py; one public dataset a file.

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-DAMPING = 1e-3
-"""delta of the damped equation (M + delta * diag(M)) w = 1/w, whose weights a stationary Gram matrix gets."""
+from equipoise.solve.solution import DAMPING, Solution, Status, read
 
 _MAX_STEPS = 100
 _FULL_STEP_BELOW = 0.25  # Newton decrement under which full steps converge quadratically (self-concordance)
 _STATIONARY = 1e-12  # squared length of a convex combination of unit rows that counts as 0 in float64
-
-
-class Status(StrEnum):
-    """How a solve ended; `str()` is the lower-case value."""
-
-    SOLVED = "solved"
-    STATIONARY = "stationary"
-    NOT_CONVERGED = "not_converged"
-
-
-class Solution(NamedTuple):
-    """Weights [T] with `M w = 1/w`; residual = max_t |w_t (M w)_t - 1| over present tasks; Newton steps; status."""
-
-    weights: Tensor
-    residual: float
-    steps: int
-    status: Status
 
 
 def balance(gram: Any) -> Solution:
@@ -52,7 +32,7 @@ def balance(gram: Any) -> Solution:
 
     Returns:
         Solution: unscaled weights in the dtype and on the device of `gram` (float64 unless it is a floating tensor).
-        `residual` is that of M itself, also when stationary. `steps` is 0 for the closed forms.
+        `residual` is max_t |w_t (M w)_t - 1| over present tasks, of M itself, also when stationary. `steps` is 0 for the closed forms.
 
     Raises:
         ValueError: not real numbers [T, T] with T >= 1, NaN or Inf, not symmetric beyond rounding, a negative diagonal,
@@ -64,9 +44,7 @@ def balance(gram: Any) -> Solution:
 
     Source: PUB, arXiv 2410.05806, whose released script runs a sequence of convex programs for this.
     """
-    tensor = gram.detach() if isinstance(gram, Tensor) else torch.as_tensor(_array(gram))
-    dtype = tensor.dtype if tensor.is_floating_point() else torch.float64
-    matrix = checked(tensor)
+    matrix, dtype, device = read(gram)
     norms = np.sqrt(np.diag(matrix))
     present = norms > 0.0
     weights = np.zeros(len(norms))
@@ -85,41 +63,7 @@ def balance(gram: Any) -> Solution:
             x, steps, _ = _unit(c + delta * np.eye(len(d)), 0.0)
         residual = float(np.max(np.abs(x * (c @ x) - 1.0)))
         weights[present] = x / d
-    return Solution(torch.as_tensor(weights).to(tensor.device, dtype), residual, steps, status)
-
-
-def checked(gram: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the Gram matrix as float64 numpy on the CPU (one transfer), symmetric; ValueError as `balance` says."""
-    if gram.is_complex():
-        raise ValueError(f"gram must hold real numbers, got {gram.dtype}")
-    matrix = gram.to("cpu", torch.float64).numpy()
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ValueError(f"gram must have shape [T, T] with T >= 1, got {tuple(matrix.shape)}")
-    if not np.isfinite(matrix).all():
-        raise ValueError("gram must be finite, got NaN or Inf; leave such tasks out before solving")
-    diagonal = np.diag(matrix)
-    if (diagonal < 0.0).any():
-        raise ValueError(f"gram must have squared norms on its diagonal, got {float(diagonal.min()):g} < 0")
-    # Squares below the smallest normal number lose their digits before products do: such norms get that much room.
-    number = torch.finfo(gram.dtype if gram.is_floating_point() else torch.float64)
-    room = np.sqrt(np.maximum(diagonal, number.tiny))
-    slack = max(1e-5, 4 * number.eps) * room[:, None] * room[None, :]
-    if (np.abs(matrix - matrix.T) > slack).any():
-        raise ValueError("gram must be symmetric, M_ij and M_ji differ by more than rounding; pass U @ U.T")
-    if (np.abs(matrix) > room[:, None] * room[None, :] + slack).any():
-        raise ValueError("gram must be positive semi-definite, |M_ij| exceeds sqrt(M_ii M_jj); pass U @ U.T")
-    return np.asarray((matrix + matrix.T) / 2.0)
-
-
-def _array(gram: Any) -> np.ndarray[Any, Any]:
-    """Return an array of real numbers; ValueError for ragged lists, text and other things."""
-    try:
-        array: np.ndarray[Any, Any] = np.asarray(gram)
-    except ValueError as error:
-        raise ValueError("gram must have shape [T, T] with T >= 1, got ragged lists") from error
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"gram must hold real numbers [T, T], got {type(gram).__name__} of {array.dtype}")
-    return np.asarray(array, dtype=np.float64)
+    return Solution(torch.as_tensor(weights).to(device, dtype), residual, steps, status)
 
 
 def _unit(c: np.ndarray[Any, Any], tolerance: float) -> tuple[np.ndarray[Any, Any], int, Status]:

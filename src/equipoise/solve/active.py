@@ -1,0 +1,71 @@
+"""The nonnegative quadratic program that the simplex and the dual cone come down to, by an exact active set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.solve.solution import Array
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
+    """Return x >= 0 [T] that minimises `1/2 x'Cx - b'x`, the number of steps, and whether it came to an end.
+
+    Lawson and Hanson's active set on the Gram matrix: the entry with the steepest descent joins the passive set P,
+    C_PP z = b_P is solved, and entries that would turn negative leave. An entry whose row depends on those of P, up to
+    rounding, does not join: it could not lower the objective.
+
+    Args:
+        c: [T, T] positive semi-definite with a diagonal of order 1.
+        b: [T] in the range of C (else the program has no minimum).
+
+    Source: Lawson, Hanson, Solving Least Squares Problems, 1974, chapter 23.
+    """
+    t = len(b)
+    x = np.zeros(t)
+    passive: list[int] = []
+    refused: set[int] = set()
+    for step in range(20 * t + 20):
+        g = b - c @ x
+        rounding = 8 * _EPS * (np.abs(b) + np.abs(c) @ x)
+        open_ = [j for j in range(t) if j not in passive and j not in refused and g[j] > rounding[j]]
+        if not open_:
+            return x, step, True
+        j = max(open_, key=lambda i: g[i] / np.sqrt(c[i, i]))
+        z = _solve(c, b, [*passive, j])
+        if z is None or z[-1] <= 0.0:
+            refused.add(j)
+            continue
+        passive.append(j)
+        while z is not None and (z <= 0.0).any():
+            held = x[passive]
+            falling = z <= 0.0
+            held_falling = held[falling]
+            reach = float(np.min(held_falling / (held_falling - z[falling])))
+            moved = held + reach * (z - held)
+            moved[falling & (held / np.maximum(held - z, np.finfo(float).tiny) <= reach * (1 + 4 * _EPS))] = (
+                0.0
+            )
+            x[passive] = np.maximum(moved, 0.0)
+            passive = [i for i in passive if x[i] > 0.0]
+            z = _solve(c, b, passive) if passive else np.zeros(0)
+        if z is None:
+            return x, step, False
+        x[:] = 0.0
+        x[passive] = z
+        refused.clear()
+    return x, step, False
+
+
+def _solve(c: Array, b: Array, chosen: list[int]) -> Array | None:
+    """Return C_PP^-1 b_P with one step of refinement; None where the last row depends on the others."""
+    block, right = c[np.ix_(chosen, chosen)], b[chosen]
+    try:
+        pivot = float(np.linalg.cholesky(block)[-1, -1]) ** 2
+    except np.linalg.LinAlgError:
+        return None
+    if pivot <= 16 * len(chosen) * _EPS * block[-1, -1]:
+        return None
+    z = np.linalg.solve(block, right)
+    return np.asarray(z + np.linalg.solve(block, right - block @ z))
