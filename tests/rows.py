@@ -4,7 +4,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from equipoise.methods import PUB, Equal, Fixed, Nash
+from equipoise.methods import (
+    IMTLG,
+    MGDA,
+    PUB,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    Equal,
+    FairGrad,
+    Fixed,
+    GradVac,
+    Nash,
+    PCGrad,
+    UPGrad,
+)
 
 GRAM = torch.tensor([[4.0, 1.0, -0.5], [1.0, 1.0, 0.2], [-0.5, 0.2, 9.0]], dtype=torch.float64)
 LOSSES = torch.tensor([0.5, 2.0, 0.1], dtype=torch.float64)
@@ -24,6 +39,16 @@ class Row(NamedTuple):
 METHODS = [
     Row("equal", Equal, {}, [1.0, 1.0, 1.0]),
     Row("fixed", Fixed, {"weights": [1.0, 0.0, 2.5]}, [1.0, 0.0, 2.5]),
+    Row("mgda", MGDA, {}, [0.01978099611444719, 0.8954433062522076, 0.08477569763334507]),
+    Row("pcgrad", PCGrad, {}, [1.125, 1.0, 1.0555555555555556]),
+    Row("gradvac", GradVac, {}, [1.125, 1.0, 1.0555555555555556]),
+    Row("imtl_g", IMTLG, {}, [0.3243243243243244, 0.4054054054054054, 0.2702702702702703]),
+    Row("cagrad", CAGrad, {}, [0.3333333333333333, 0.9873805623449528, 0.3333333333333333]),
     Row("nash", Nash, {}, BALANCED, balances=True),
+    Row("fairgrad", FairGrad, {"alpha": 2.0}, [0.2934424184771914, 0.7874213952945341, 0.23032384869643543]),
+    Row("aligned_mtl", AlignedMTL, {}, [0.10063933327196485, 0.2513377037422652, 0.09042167592270864]),
+    Row("upgrad", UPGrad, {}, [0.375, 0.3333333333333333, 0.35185185185185186]),
+    Row("dualproj", DualProj, {}, [0.3333333333333333, 0.3333333333333333, 0.3333333333333333]),
+    Row("con_fig", ConFIG, {}, [1.043478260869566, 1.3043478260869552, 0.8695652173913039]),
     Row("pub", PUB, {}, BALANCED, balances=True),
 ]

@@ -1,5 +1,8 @@
 """Min-norm, dual cone, ball and fairness solvers: cone programs as reference by kind of Gram matrix, every raise."""
 
+import doctest
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -230,3 +233,10 @@ def test_raises():
     for alpha in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="alpha must be"):
             fair(m, alpha)
+
+
+@pytest.mark.parametrize("name", ("equation", "simplex", "cone", "ball", "fairness"))
+def test_examples_print_what_they_say(name):
+    found = doctest.testmod(importlib.import_module(f"equipoise.solve.{name}"))
+    assert found.attempted
+    assert not found.failed

@@ -24,6 +24,16 @@ _NAMES = {
     "PUB": "equipoise.methods",
     "Nash": "equipoise.methods",
     "Equal": "equipoise.methods",
+    "MGDA": "equipoise.methods",
+    "PCGrad": "equipoise.methods",
+    "GradVac": "equipoise.methods",
+    "IMTLG": "equipoise.methods",
+    "CAGrad": "equipoise.methods",
+    "FairGrad": "equipoise.methods",
+    "AlignedMTL": "equipoise.methods",
+    "UPGrad": "equipoise.methods",
+    "DualProj": "equipoise.methods",
+    "ConFIG": "equipoise.methods",
     "Fixed": "equipoise.methods",
     "Losses": "equipoise.losses",
     "train": "equipoise.training",
@@ -38,7 +48,23 @@ if TYPE_CHECKING:
     from equipoise import data, gram, losses, methods, metrics, models, presets, solve, updates
     from equipoise.balancer import Balancer
     from equipoise.losses import Losses
-    from equipoise.methods import METHODS, PUB, Equal, Fixed, Nash
+    from equipoise.methods import (
+        IMTLG,
+        METHODS,
+        MGDA,
+        PUB,
+        AlignedMTL,
+        CAGrad,
+        ConFIG,
+        DualProj,
+        Equal,
+        FairGrad,
+        Fixed,
+        GradVac,
+        Nash,
+        PCGrad,
+        UPGrad,
+    )
     from equipoise.record import Record, StationaryError
     from equipoise.training import evaluate, resume, train
     from equipoise.updates.clippy import Clippy

@@ -6,10 +6,20 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from equipoise.methods.aligned_mtl import AlignedMTL
+from equipoise.methods.cagrad import CAGrad
+from equipoise.methods.con_fig import ConFIG
+from equipoise.methods.dualproj import DualProj
 from equipoise.methods.equal import Equal
+from equipoise.methods.fairgrad import FairGrad
 from equipoise.methods.fixed import Fixed
+from equipoise.methods.gradvac import GradVac
+from equipoise.methods.imtl_g import IMTLG
+from equipoise.methods.mgda import MGDA
 from equipoise.methods.nash import Nash
+from equipoise.methods.pcgrad import PCGrad
 from equipoise.methods.pub import PUB
+from equipoise.methods.upgrad import UPGrad
 
 
 class Method(Protocol):
@@ -54,9 +64,36 @@ class Method(Protocol):
 METHODS: dict[str, type] = {
     "equal": Equal,
     "fixed": Fixed,
+    "mgda": MGDA,
+    "pcgrad": PCGrad,
+    "gradvac": GradVac,
+    "imtl_g": IMTLG,
+    "cagrad": CAGrad,
     "nash": Nash,
+    "fairgrad": FairGrad,
+    "aligned_mtl": AlignedMTL,
+    "upgrad": UPGrad,
+    "dualproj": DualProj,
+    "con_fig": ConFIG,
     "pub": PUB,
 }
 """Every method by its command-line name; each builds without arguments."""
 
-__all__ = ["METHODS", "PUB", "Equal", "Fixed", "Method", "Nash"]
+__all__ = [
+    "IMTLG",
+    "METHODS",
+    "MGDA",
+    "PUB",
+    "AlignedMTL",
+    "CAGrad",
+    "ConFIG",
+    "DualProj",
+    "Equal",
+    "FairGrad",
+    "Fixed",
+    "GradVac",
+    "Method",
+    "Nash",
+    "PCGrad",
+    "UPGrad",
+]

@@ -35,7 +35,7 @@ def min_norm(gram: Any, lower: Sequence[float] | Tensor | None = None) -> Soluti
         ValueError: as `balance` does; `lower` of another length, below 0, not finite or with a sum above 1.
 
     Example:
-        >>> min_norm([[1.0, 0.0], [0.0, 4.0]]).weights.tolist()   # orthogonal: w_t ~ 1/|g_t|^2
+        >>> min_norm([[1.0, 0.0], [0.0, 4.0]]).weights.numpy().round(12).tolist()   # orthogonal: w_t ~ 1/|g_t|^2
         [0.8, 0.2]
 
     Source: the problem is Desideri, 2012; lower bounds as in PE-LTR, RecSys 2019.
