@@ -157,6 +157,47 @@ def test_lengths_over_24_orders_keep_the_conditions(t):
     assert min_norm(m).residual <= 1e-12
     assert project(m, np.ones(t).tolist()).residual <= 1e-12
     assert fair(m, 1.0).residual <= 1e-9
+    assert conflict_averse(m, 0.5).residual <= 1e-9
+    assert conflict_averse(m, 0.5).status is Status.SOLVED
+
+
+@pytest.mark.parametrize("kind", ("low_rank", "duplicates", "opposite", "hull", "conflict"))
+@pytest.mark.parametrize("t", (3, 8, 40))
+def test_rounding_of_float32_products_is_borne(kind, t):
+    """Cosines off by 1e-7 leave M indefinite: every solver ends, finite, and no row is opposed beyond that."""
+    rng = np.random.default_rng(t)
+    u = rows("conflict" if kind == "conflict" else "low_rank" if kind == "low_rank" else "generic", t)
+    if kind == "duplicates":
+        u[t // 2 :] = u[: t - t // 2]
+    elif kind == "opposite":
+        u[1] = -1.5 * u[0]
+    elif kind == "hull":
+        u -= u.mean(0)
+    m, off = u @ u.T, 1e-7 * rng.uniform(-1, 1, size=(t, t))
+    norms = np.sqrt(np.diag(m))
+    c = np.clip(m / norms[:, None] / norms + (off + off.T) / 2, -1, 1)
+    np.fill_diagonal(c, 1.0)
+    noisy = c * norms[:, None] * norms
+    x = np.random.default_rng(0).normal(size=t).tolist()
+    found = [min_norm(noisy), project(noisy, x), *(conflict_averse(noisy, r) for r in (0.5, 1.0, 2.0))]
+    found += [fair(noisy, alpha) for alpha in (0.5, 2.0)]
+    assert all(bool(torch.isfinite(f.weights).all()) for f in found)
+    for f in found[:2]:
+        w = f.weights.numpy()
+        assert (noisy @ w / norms >= -1e-6 * (np.abs(w) @ norms)).all()
+        assert f.residual <= 1e-6
+
+
+def test_opposite_rows_leave_cagrads_ball_nothing_that_helps_all():
+    u = rows("generic", 8)
+    u[1] = -1.5 * u[0]
+    for radius in (0.9, 1.0, 2.0):
+        found = conflict_averse(u @ u.T, radius)
+        assert found.status is Status.STATIONARY
+        assert not found.weights.any()
+    assert (
+        conflict_averse(u @ u.T, 0.01).status is Status.SOLVED
+    )  # here the worst-off loses, as little as can be
 
 
 def test_fair_with_alpha_one_is_the_balance_equation():

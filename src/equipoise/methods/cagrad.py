@@ -16,8 +16,9 @@ class CAGrad:
     """CAGrad: the step near the mean gradient that helps the worst-off task most.
 
     d maximises `min_t <g_t, d>` over `|d - g_0| <= c |g_0|`, g_0 the mean gradient; d = sum_t w_t g_t with
-    w = 1/T + mu times a point of the simplex. c = 0 is the mean; from c = 1 on it tends to MGDA's direction. It has no
-    published way to take priorities. One task, and equal ones, are stepped with (1 + c) g.
+    w = 1/T + z, z >= 0. c = 0 is the mean; from c = 1 on it tends to MGDA's direction. It has no
+    published way to take priorities. One task, and equal ones, are stepped with (1 + c) g. Where the ball holds nothing that helps every task, though
+    something that opposes none, weights are 0 and the status is `stationary`.
 
     Args:
         c: radius of the ball in units of |g_0|, in [0, 1) for convergence to a minimum of the mean loss.

@@ -40,13 +40,12 @@ def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
         passive.append(j)
         while z is not None and (z <= 0.0).any():
             held = x[passive]
-            falling = z <= 0.0
-            held_falling = held[falling]
-            reach = float(np.min(held_falling / (held_falling - z[falling])))
-            moved = held + reach * (z - held)
-            moved[falling & (held / np.maximum(held - z, np.finfo(float).tiny) <= reach * (1 + 4 * _EPS))] = (
-                0.0
-            )
+            falling = np.flatnonzero(z <= 0.0)
+            ratios = held[falling] / (
+                held[falling] - z[falling]
+            )  # the new entry may hold 0, never a negative number
+            moved = held + float(ratios.min()) * (z - held)
+            moved[falling[ratios <= ratios.min() * (1.0 + 4 * _EPS)]] = 0.0
             x[passive] = np.maximum(moved, 0.0)
             passive = [i for i in passive if x[i] > 0.0]
             z = _solve(c, b, passive) if passive else np.zeros(0)
@@ -56,6 +55,14 @@ def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
         x[passive] = z
         refused.clear()
     return x, step, False
+
+
+def definite(c: Array) -> Array:
+    """Return C, with what an eigenvalue has below 0 beyond float64's rounding (float32 products) put on its diagonal."""
+    lowest = float(np.linalg.eigvalsh(c)[0])
+    return (
+        c if lowest >= -16 * len(c) * _EPS * float(c.diagonal().max()) else c - 1.01 * lowest * np.eye(len(c))
+    )
 
 
 def _solve(c: Array, b: Array, chosen: list[int]) -> Array | None:

@@ -8,27 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from equipoise.solve.active import definite, nonnegative
 from equipoise.solve.simplex import hull
 from equipoise.solve.solution import Array, Solution, Status, read
 
 _MAX_STEPS = 100
-_FARTHEST = 1e8  # c |g_0| / |g_w| beyond which |g_w| is 0 in float64
+_STATIONARY = 1e-12  # squared length of a convex combination of unit rows that counts as 0 in float64
 
 
 def conflict_averse(gram: Any, radius: float) -> Solution:
     """Return the weights of d that maximises `min_t <g_t, d>` over `|d - g_0| <= radius |g_0|`, g_0 the mean row.
 
-    d = g_0 + mu g_w, where w on the simplex minimises |g_0 + mu g_w| and mu > 0 solves `mu |g_w| = radius |g_0|`: one
-    dimension, monotone. Between changes of w's support mu^2 |g_w|^2 is a quadratic function of mu, whose root is taken.
+    The nearest d to g_0 with <g_t, d> >= v for every t is g_0 + sum_t z_t g_t, z >= 0: a nonnegative quadratic program.
+    Its distance grows with v, so that one dimension is left: the v where it is radius |g_0|. Between changes of z's
+    support the squared distance is a quadratic function of v, whose root is taken.
 
     Args:
         gram: [T, T] symmetric, positive semi-definite; a tensor, an array or nested lists.
         radius: c >= 0 in units of |g_0|.
 
     Returns:
-        Solution: 1/T + mu w, in the dtype and on the device of `gram`. `residual` is |mu |g_w| / (c |g_0|) - 1|.
-        Where no d in the ball helps every task (c >= 1 and 0 in the hull of the rows, or a zero row): weights 0, `stationary`. A mean
-        of length 0, one task or radius 0 leave d = g_0, or (1 + c) g_0 with one task.
+        Solution: 1/T + z, in the dtype and on the device of `gram`. `residual` is the distance over radius |g_0|, less 1.
+        Where the ball has a d that opposes no task but none that helps every task (0 in the hull of the rows, or a
+        zero row): weights 0, `stationary`. A mean of length 0 and radius 0 leave d = g_0.
 
     Raises:
         ValueError: as `balance` does; a radius that is negative or not finite.
@@ -43,66 +45,74 @@ def conflict_averse(gram: Any, radius: float) -> Solution:
         raise ValueError(f"radius must be a finite number >= 0, got {radius!r}")
     matrix, dtype, device = read(gram)
     t = len(matrix)
-    m = matrix / max(float(matrix.diagonal().max()), np.finfo(float).tiny)
-    mean = np.full(t, 1.0 / t)
-    length = float(np.sqrt(max(mean @ m @ mean, 0.0)))
-    weights, residual, steps, status = mean, 0.0, 0, Status.SOLVED
-    if radius > 0.0 and length > 1e-9 * float(np.sqrt(m.diagonal()).mean()):
-        mu, w, steps, status = _search(m, mean, radius * length, radius)
-        if status is Status.STATIONARY:
-            weights = np.zeros(t)
-        else:
-            weights = mean + mu * w
-            residual = abs(mu * _length(m, w) / (radius * length) - 1.0)
-            status = Status.SOLVED if residual <= 1e-7 else Status.NOT_CONVERGED
+    weights, residual, steps, status = np.full(t, 1.0 / t), 0.0, 0, Status.SOLVED
+    norms = np.sqrt(matrix.diagonal() / max(float(matrix.diagonal().max()), np.finfo(float).tiny))
+    there = norms > 0.0
+    if radius > 0.0 and there.any():
+        d = norms[there]
+        whole = np.sqrt(matrix.diagonal())[there]
+        c = np.clip(matrix[np.ix_(there, there)] / whole[:, None] / whole[None, :], -1.0, 1.0)
+        np.fill_diagonal(c, 1.0)
+        c = definite(c)
+        length = _length(c, d / t)
+        if length > 1e-9 * float(d.sum()) / t:
+            nearest = hull(c)[0]
+            bound = not there.all() or float(nearest @ c @ nearest) <= _STATIONARY
+            x, steps, status = _search(c, d, c @ d / t, radius * length, (1.0 + radius) * length, bound)
+            if status is Status.STATIONARY:
+                weights = np.zeros(t)
+            else:
+                weights[there] += x / d
+                residual = abs(_length(c, x) / (radius * length) - 1.0)
+                status = Status.SOLVED if residual <= 1e-5 else Status.NOT_CONVERGED
     return Solution(torch.as_tensor(weights).to(device, dtype), residual, steps, status)
 
 
-def _search(m: Array, mean: Array, target: float, radius: float) -> tuple[float, Array, int, Status]:
-    """Return mu with mu |g_w(mu)| = target, w(mu), steps and status, from a bracket that always halves in log mu."""
-    low, high, mu = 0.0, np.inf, radius
-    w, step = mean, 0
-    for step in range(1, _MAX_STEPS + 1):
-        shifted = mu * np.eye(len(m)) + mean[None, :]
-        w, _, done = hull(shifted @ m @ shifted.T)
-        here = mu * _length(m, w)
-        if not done:
-            return mu, w, step, Status.NOT_CONVERGED
-        if abs(here / target - 1.0) <= 1e-13 or high <= low * (1.0 + 1e-12):
+def _search(
+    c: Array, d: Array, gains: Array, target: float, most: float, bound: bool
+) -> tuple[Array, int, Status]:
+    """Return x = |g| z with |sum_t x_t g_t / |g_t|| = target, steps, and status.
+
+    Args:
+        c: cosines.
+        d: lengths |g_t|.
+        gains: <g_t / |g_t|, g_0>.
+        target: the distance.
+        most: what no v exceeds in units of the least length.
+        bound: whether v > 0 cannot be had.
+    """
+    b = d.min() / d
+    low, high = float(np.min(gains / b)), most
+    x = np.zeros(len(d))
+    if low < 0.0:
+        x, _, _ = nonnegative(c, -gains)
+        low, high = (0.0, most) if _length(c, x) < target else (low, 0.0)
+    if bound and high > 0.0:
+        return x, 1, Status.STATIONARY
+    v = (low + high) / 2.0
+    step = 0
+    while step < _MAX_STEPS:
+        step += 1
+        x, _, _ = nonnegative(c, v * b - gains)
+        here = _length(c, x)
+        if abs(here / target - 1.0) <= 1e-13 or high - low <= 1e-14 * max(abs(high), abs(low)):
             break
-        low, high = (mu, high) if here < target else (low, mu)
-        if low >= _FARTHEST:
-            return mu, w, step, Status.STATIONARY
-        guess = _root(m, mean, np.flatnonzero(w), target, mu)
-        if guess is not None and low < guess < high:
-            mu = guess
-        elif low == 0.0 or high == np.inf:
-            mu = mu * 8.0 if low > 0.0 else mu / 8.0
-        else:
-            mu = float(np.sqrt(low) * np.sqrt(high))
-    return mu, w, step, Status.SOLVED
+        low, high = (v, high) if here < target else (low, v)
+        guess = _root(c, b, gains, np.flatnonzero(x), target)
+        v = guess if guess is not None and low < guess < high else (low + high) / 2.0
+    return x, step, Status.SOLVED
 
 
-def _root(m: Array, mean: Array, support: np.ndarray[Any, Any], target: float, near: float) -> float | None:
-    """Return the root nearest to `near` of |z(mu)| = target, z = mu w affine in mu while w keeps this support."""
-    k = len(support)
-    block = m[np.ix_(support, support)]
-    system = np.zeros((k + 1, k + 1))
-    system[:k, :k], system[:k, k], system[k, :k] = block, 1.0, 1.0
-    right = np.zeros((k + 1, 2))
-    right[:k, 0], right[k, 1] = -(m @ mean)[support], 1.0
-    try:
-        constant, slope = np.linalg.solve(system, right)[:k].T
-    except np.linalg.LinAlgError:
+def _root(c: Array, b: Array, gains: Array, support: np.ndarray[Any, Any], target: float) -> float | None:
+    """Return the v whose distance is the target if x keeps this support: x = v q - r, the larger root."""
+    if not len(support):
         return None
-    roots = np.roots(
-        [slope @ block @ slope, 2 * constant @ block @ slope, constant @ block @ constant - target**2]
-    )
-    real = [float(r.real) for r in roots if abs(r.imag) <= 1e-9 * abs(r) and r.real > 0.0]
-    if not real:
-        return None
-    return min(real, key=lambda r: abs(math.log(r / near)))
+    right = np.stack([b[support], gains[support]], axis=1)
+    q, r = np.linalg.solve(c[np.ix_(support, support)], right).T
+    squared, mixed = float(q @ b[support]), float(r @ b[support])
+    inner = mixed**2 - squared * (float(r @ gains[support]) - target**2)
+    return (mixed + math.sqrt(inner)) / squared if inner >= 0.0 and squared > 0.0 else None
 
 
-def _length(m: Array, w: Array) -> float:
-    return math.sqrt(max(float(w @ m @ w), 0.0))
+def _length(c: Array, x: Array) -> float:
+    return math.sqrt(max(float(x @ c @ x), 0.0))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.solve.active import nonnegative
+from equipoise.solve.active import definite, nonnegative
 from equipoise.solve.solution import Solution, Status, read
 
 
@@ -49,6 +49,7 @@ def project(gram: Any, weights: Sequence[float] | Tensor) -> Solution:
         d = norms[there]
         c = np.clip(matrix[np.ix_(there, there)] / d[:, None] / d[None, :], -1.0, 1.0)
         np.fill_diagonal(c, 1.0)
+        c = definite(c)
         unit = x[there] * (d / d.max())
         largest = float(np.abs(unit).max())
         if largest > 0.0:

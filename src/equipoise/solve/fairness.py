@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from equipoise.solve.equation import balance
+from equipoise.solve.simplex import hull
 from equipoise.solve.solution import DAMPING, Array, Solution, Status, read
 
 _MAX_STEPS = 500
@@ -61,7 +62,9 @@ def fair(gram: Any, alpha: float) -> Solution:
         tolerance = _STATIONARY
         if dtype != torch.float64:
             tolerance = max(4 * len(d) * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps)
-        x, steps, status = _newton(c, d ** (p - 1.0), p, tolerance)
+        nearest, _, _ = hull(c)  # Newton's matrix loses its digits before its iterates show this
+        if nearest @ c @ nearest > tolerance:
+            x, steps, status = _newton(c, d ** (p - 1.0), p, tolerance)
         if status is Status.STATIONARY:
             delta = DAMPING + max(0.0, -float(np.linalg.eigvalsh(c)[0]) - DAMPING / 2)
             x, steps, _ = _newton(c + delta * np.eye(len(d)), d ** (p - 1.0), p, 0.0)
@@ -91,7 +94,13 @@ def _newton(c: Array, a: Array, p: float, tolerance: float) -> tuple[Array, int,
         g = x * cx - pull
         root = np.sqrt(p * pull)
         # (X C X + p diag(pull)) e = -g in units of root, so that no eigenvalue is below 1
-        e = np.linalg.solve((x / root)[:, None] * c * (x / root)[None, :] + np.eye(len(x)), -g / root) / root
+        try:
+            e = (
+                np.linalg.solve((x / root)[:, None] * c * (x / root)[None, :] + np.eye(len(x)), -g / root)
+                / root
+            )
+        except np.linalg.LinAlgError:
+            break  # the same, a little before 0 is reached
         slope = float(g @ e)
         reach = min(
             1.0, 0.9 / max(float(-e.min()), 1e-300), 9.0 / max(float(e.max()), 1e-300)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equipoise.solve.active import nonnegative
+from equipoise.solve.active import definite, nonnegative
 from equipoise.solve.solution import Array, Solution, Status, read
 
 _STATIONARY = 1e-12  # squared length of a convex combination of unit rows that counts as 0 in float64
@@ -72,7 +72,7 @@ def hull(m: Array) -> tuple[Array, int, bool]:
     c = np.clip(m / norms[:, None] / norms[None, :], -1.0, 1.0)
     np.fill_diagonal(c, 1.0)
     b = norms.min() / norms
-    x, steps, done = nonnegative(c + np.outer(b, b), b)
+    x, steps, done = nonnegative(definite(c) + np.outer(b, b), b)
     s = x * b
     return s / s.sum(), steps, done
 
