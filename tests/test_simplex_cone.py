@@ -188,6 +188,22 @@ def test_rounding_of_float32_products_is_borne(kind, t):
         assert f.residual <= 1e-6
 
 
+@pytest.mark.parametrize("radius", (0.2, 0.9))
+def test_dependent_rows_take_each_others_place(radius):
+    """In the ball's program the best support need not be reached by adding independent rows only."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        u = rng.normal(size=(6, 2))
+        found = conflict_averse(u @ u.T, radius)
+        assert found.residual <= 1e-9
+        angles = np.linspace(0, 2 * np.pi, 20001)  # every d on the ball's rim
+        d = u.mean(0) + radius * np.linalg.norm(u.mean(0)) * np.stack([np.cos(angles), np.sin(angles)], 1)
+        if found.status is Status.SOLVED:
+            assert (u @ (found.weights.numpy() @ u)).min() >= (d @ u.T).min(1).max() - 1e-12
+        else:
+            assert (d @ u.T).min(1).max() <= 1e-12
+
+
 def test_opposite_rows_leave_cagrads_ball_nothing_that_helps_all():
     u = rows("generic", 8)
     u[1] = -1.5 * u[0]

@@ -14,11 +14,11 @@ def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
 
     Lawson and Hanson's active set on the Gram matrix: the entry with the steepest descent joins the passive set P,
     C_PP z = b_P is solved, and entries that would turn negative leave. An entry whose row depends on those of P, up to
-    rounding, does not join: it could not lower the objective.
+    rounding, takes the place of one of them.
 
     Args:
         c: [T, T] positive semi-definite with a diagonal of order 1.
-        b: [T] in the range of C (else the program has no minimum).
+        b: [T] for which the program has a minimum; any b in the range of C.
 
     Source: Lawson, Hanson, Solving Least Squares Problems, 1974, chapter 23.
     """
@@ -34,16 +34,20 @@ def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
             return x, step, True
         j = max(open_, key=lambda i: g[i] / np.sqrt(c[i, i]))
         z = _solve(c, b, [*passive, j])
-        if z is None or z[-1] <= 0.0:
+        if z is None and g[j] > 1e-12 * (abs(b[j]) + float(np.abs(c[j]) @ x)):
+            passive = _swap(c, x, passive, j)
+            z = _solve(c, b, passive) if j in passive else None
+        elif z is not None and z[-1] > 0.0:
+            passive.append(j)
+        else:
+            z = None
+        if z is None:
             refused.add(j)
             continue
-        passive.append(j)
         while z is not None and (z <= 0.0).any():
             held = x[passive]
             falling = np.flatnonzero(z <= 0.0)
-            ratios = held[falling] / (
-                held[falling] - z[falling]
-            )  # the new entry may hold 0, never a negative number
+            ratios = held[falling] / np.maximum(held[falling] - z[falling], np.finfo(float).tiny)
             moved = held + float(ratios.min()) * (z - held)
             moved[falling[ratios <= ratios.min() * (1.0 + 4 * _EPS)]] = 0.0
             x[passive] = np.maximum(moved, 0.0)
@@ -55,6 +59,24 @@ def nonnegative(c: Array, b: Array) -> tuple[Array, int, bool]:
         x[passive] = z
         refused.clear()
     return x, step, False
+
+
+def _swap(c: Array, x: Array, passive: list[int], j: int) -> list[int]:
+    """Let j, whose row depends on those of P, take the place of the entry of P that reaches 0 first; writes to `x`.
+
+    The quadratic term is flat along that line and j's slope is down, so without such an entry there is no minimum: P
+    then stays.
+    """
+    along = -np.linalg.solve(c[np.ix_(passive, passive)], c[passive, j]) if passive else np.zeros(0)
+    falling = np.flatnonzero(along < -_EPS)
+    if not len(falling):
+        return passive
+    ratios = x[passive][falling] / -along[falling]
+    reach = float(ratios.min())
+    x[passive] = np.maximum(x[passive] + reach * along, 0.0)
+    x[j] = reach
+    x[passive[falling[int(ratios.argmin())]]] = 0.0
+    return [i for i in passive if x[i] > 0.0] + [j]
 
 
 def definite(c: Array) -> Array:

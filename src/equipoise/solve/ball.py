@@ -28,7 +28,8 @@ def conflict_averse(gram: Any, radius: float) -> Solution:
         radius: c >= 0 in units of |g_0|.
 
     Returns:
-        Solution: 1/T + z, in the dtype and on the device of `gram`. `residual` is the distance over radius |g_0|, less 1.
+        Solution: 1/T + z, in the dtype and on the device of `gram`. `residual`: how far the distance misses radius |g_0|, and
+        gains miss v (or exceed it where z_t > 0), relative.
         Where the ball has a d that opposes no task but none that helps every task (0 in the hull of the rows, or a
         zero row): weights 0, `stationary`. A mean of length 0 and radius 0 leave d = g_0.
 
@@ -58,20 +59,25 @@ def conflict_averse(gram: Any, radius: float) -> Solution:
         if length > 1e-9 * float(d.sum()) / t:
             nearest = hull(c)[0]
             bound = not there.all() or float(nearest @ c @ nearest) <= _STATIONARY
-            x, steps, status = _search(c, d, c @ d / t, radius * length, (1.0 + radius) * length, bound)
+            gains, most = c @ d / t, (1.0 + radius) * length
+            x, v, steps, status = _search(c, d, gains, radius * length, most, bound)
             if status is Status.STATIONARY:
                 weights = np.zeros(t)
             else:
                 weights[there] += x / d
-                residual = abs(_length(c, x) / (radius * length) - 1.0)
+                spare = c @ x + gains - v * (d.min() / d)  # of each task's gain over v, in unit rows
+                missed = max(-float(spare.min()), float(np.max(np.minimum(x, np.abs(spare))))) / (
+                    most + x.sum()
+                )
+                residual = max(abs(_length(c, x) / (radius * length) - 1.0), missed)
                 status = Status.SOLVED if residual <= 1e-5 else Status.NOT_CONVERGED
     return Solution(torch.as_tensor(weights).to(device, dtype), residual, steps, status)
 
 
 def _search(
     c: Array, d: Array, gains: Array, target: float, most: float, bound: bool
-) -> tuple[Array, int, Status]:
-    """Return x = |g| z with |sum_t x_t g_t / |g_t|| = target, steps, and status.
+) -> tuple[Array, float, int, Status]:
+    """Return x = |g| z with |sum_t x_t g_t / |g_t|| = target, v in units of the least length, steps, and status.
 
     Args:
         c: cosines.
@@ -88,7 +94,7 @@ def _search(
         x, _, _ = nonnegative(c, -gains)
         low, high = (0.0, most) if _length(c, x) < target else (low, 0.0)
     if bound and high > 0.0:
-        return x, 1, Status.STATIONARY
+        return x, 0.0, 1, Status.STATIONARY
     v = (low + high) / 2.0
     step = 0
     while step < _MAX_STEPS:
@@ -100,7 +106,7 @@ def _search(
         low, high = (v, high) if here < target else (low, v)
         guess = _root(c, b, gains, np.flatnonzero(x), target)
         v = guess if guess is not None and low < guess < high else (low + high) / 2.0
-    return x, step, Status.SOLVED
+    return x, v, step, Status.SOLVED
 
 
 def _root(c: Array, b: Array, gains: Array, support: np.ndarray[Any, Any], target: float) -> float | None:
