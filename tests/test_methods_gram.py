@@ -116,12 +116,7 @@ def test_aligned_mtl_modes_equal_torchjd(kind, count, mode):
 @BY_KIND
 def test_imtl_g_equals_torchjd(kind, count):
     for u in factors(kind, count):
-        w = torch.linalg.pinv(u @ u.T, hermitian=True) @ u.norm(dim=1)
-        # the weights' digits go as far as their sum keeps them
-        lost = float(w.abs().sum() / w.sum().abs()) * float(
-            torch.linalg.cond(u @ u.T) if kind == "lengths" else 1
-        )
-        same(joint(IMTLG(), u), jd.IMTLG()(u), u, rtol=1e-5 if lost < 1e8 else 1e-2)
+        same(joint(IMTLG(), u), jd.IMTLG()(u), u)
 
 
 @BY_KIND

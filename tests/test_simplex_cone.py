@@ -204,6 +204,17 @@ def test_dependent_rows_take_each_others_place(radius):
             assert (d @ u.T).min(1).max() <= 1e-12
 
 
+@pytest.mark.parametrize("alpha", (0.5, 2.0))
+@pytest.mark.parametrize("t", (3, 8))
+def test_fair_of_opposite_rows_among_others_is_stationary(t, alpha):
+    for seed in range(20):
+        u = rows("generic", t, seed)
+        u[1] = -u[0] * np.random.default_rng(seed).uniform(0.5, 2.0)
+        found = fair(u @ u.T, alpha)
+        assert found.status is Status.STATIONARY
+        assert (found.weights > 0).all()
+
+
 def test_opposite_rows_leave_cagrads_ball_nothing_that_helps_all():
     u = rows("generic", 8)
     u[1] = -1.5 * u[0]
