@@ -49,8 +49,12 @@ def score(model: Ranker, split: Split, device: str = "cpu") -> Scores:
 def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict[str, float | int | None]:
     """Return the metrics of one task's predictions [N].
 
-    Binary: auc, gauc, gauc_macro, eligible (share of rows in groups with both classes), logloss, normalised_entropy,
-    calibration, positives; on simulated logs soft_auc and ceiling. Regression: xauc, rmse, mae; gxauc with groups.
+    Binary: positives, auc, logloss, normalised_entropy, calibration; with groups gauc, gauc_macro, and the shares of rows
+    (eligible) and of groups (eligible_groups) that have both classes; on simulated logs soft_auc and ceiling.
+    Regression: xauc, rmse, mae; gxauc with groups.
+
+    Raises:
+        ValueError: a prediction is NaN or Inf.
     """
     labels, known = split.labels(task)
     y, p = labels[known].astype(np.float64), predicted[known]
@@ -68,7 +72,8 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
         }
         if group is not None:
             within = metrics.group_auc(y, p, group[known])
-            found |= {"gauc": within.weighted, "gauc_macro": within.macro, "eligible": within.row_share}
+            found |= {"gauc": within.weighted, "gauc_macro": within.macro}
+            found |= {"eligible": within.row_share, "eligible_groups": within.group_share}
         if (truth := split.truth(task)) is not None:
             true = truth.astype(np.float64)
             found |= {"soft_auc": metrics.soft_auc(true, predicted), "ceiling": metrics.soft_auc(true, true)}
