@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 
 import numpy as np
@@ -129,3 +130,8 @@ def test_weights_and_labels_that_do_not_fit_are_refused(metric):
 def test_probabilities_outside_0_and_1_are_refused():
     with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got 0.2 to 1.5"):
         metrics.soft_auc([0.2, 1.5], [0.1, 0.2])
+
+
+def test_the_examples_in_the_docstrings_print_what_they_say():
+    found = doctest.testmod(metrics)
+    assert found.attempted >= 3 and found.failed == 0
