@@ -46,3 +46,8 @@ def small_log(path, n: int = 240, schema: Schema = SCHEMA, seed: int = 0, **opti
     """A log of n training rows (and as many for validation and test)."""
     frames = {name: frame(n, seed + i) for i, name in enumerate(("train", "valid", "test"))}
     return write_log(path, frames, schema, **options)
+
+
+def schema_of(name, log):
+    """The log's schema, or for the single-task model that of its first task."""
+    return log.only(log.schema.tasks[:1]).schema if name == "single_task" else log.schema

@@ -11,14 +11,16 @@ from sklearn import metrics as sk
 from equipoise import metrics
 
 
-def pairs_right(labels, scores):
+def pairs_right(labels, scores, weights=None):
     """Share of pairs with different labels that are ordered rightly, ties 1/2, over all pairs."""
+    w = np.ones(len(labels)) if weights is None else weights
     right = total = 0.0
     for i in range(len(labels)):
         for j in range(len(labels)):
             if labels[i] > labels[j]:
-                total += 1
-                right += 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+                total += w[i] * w[j]
+                found = 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+                right += w[i] * w[j] * found
     return right / total if total else math.nan
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from logs import SCHEMA, small_log
+from logs import SCHEMA, schema_of, small_log
 
 from equipoise.data import Label
 from equipoise.losses import predictions, task_losses
@@ -53,8 +53,9 @@ def numpy_tower(tower, x):
     return linear(layers[-1], x)[:, 0]
 
 
-def test_shared_bottom_is_its_formula(log, batch):
-    model = SharedBottom(log.schema, seed=0).double().eval()
+@pytest.mark.parametrize("name", ["single_task", "shared_bottom"])
+def test_a_trunk_with_towers_is_its_formula(log, batch, name):
+    model = build(name, schema_of(name, log), seed=0).double().eval()
     x = numpy_embedding(model, batch)
     for layer in model.trunk:
         x = np.maximum(linear(layer, x), 0) if isinstance(layer, torch.nn.Linear) else x
@@ -84,13 +85,14 @@ def test_mmoe_is_its_formula(log, batch, gates):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_parameter_is_shared_or_one_tasks_own(log, batch, name):
-    model = build(name, log.schema, seed=0)
-    groups = [model.shared_parameters(), *(model.task_parameters(t) for t in log.schema.tasks)]
+    schema = schema_of(name, log)
+    model = build(name, schema, seed=0)
+    groups = [model.shared_parameters(), *(model.task_parameters(t) for t in schema.tasks)]
     ids = [id(p) for group in groups for p in group]
     assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
     losses = model.losses(batch)
     for task, loss in losses.items():
-        for other in log.schema.tasks:
+        for other in schema.tasks:
             found = torch.autograd.grad(
                 loss, model.task_parameters(other), retain_graph=True, allow_unused=True
             )
@@ -102,7 +104,7 @@ def test_every_parameter_is_shared_or_one_tasks_own(log, batch, name):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_a_row_does_not_depend_on_its_batch_in_eval_mode(log, batch, name):
-    model = build(name, log.schema, seed=0, batch_norm=True, dropout=0.3)
+    model = build(name, schema_of(name, log), seed=0, batch_norm=True, dropout=0.3)
     model.train()
     model.losses(batch)
     model.eval()
@@ -137,7 +139,7 @@ def test_a_seed_gives_the_same_start(log):
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_it_overfits_256_rows(log, batch, name):
-    model = build(name, log.schema, seed=0, id_dropout=0.0)
+    model = build(name, schema_of(name, log), seed=0, id_dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
         optimizer.zero_grad()

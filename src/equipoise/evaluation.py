@@ -21,21 +21,27 @@ METRICS = {
     "regression": ("xauc", "gxauc", "rmse", "mae"),
 }
 """What a run can be monitored by; gauc needs groups and soft_auc a simulated log."""
-LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae", "loss")
+LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae")
 
 
 def predict(
     model: Ranker, split: Split, batch_size: int = 8192, device: str = "cpu"
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return {task: float64 [N] probability or expected label}, rows in order; the model is left in its mode."""
+    """Return {task: float64 [N] probability or expected label}, rows in order; the model is left in its mode.
+
+    Args:
+        device: where the model is.
+    """
     training = model.training
-    model.eval()
     parts: dict[str, list[torch.Tensor]] = {task: [] for task in split.schema.tasks}
-    with torch.no_grad():
-        for batch in split.batches(batch_size):
-            for task, values in model.predict(batch.to(device)).items():
-                parts[task].append(values.cpu())
-    model.train(training)
+    try:
+        model.eval()
+        with torch.no_grad():
+            for batch in split.batches(batch_size):
+                for task, values in model.predict(batch.to(device)).items():
+                    parts[task].append(values.cpu())
+    finally:
+        model.train(training)
     return {task: torch.cat(values).double().numpy() for task, values in parts.items()}
 
 
@@ -49,8 +55,12 @@ def score(model: Ranker, split: Split, device: str = "cpu") -> Scores:
 def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict[str, float | int | None]:
     """Return the metrics of one task's predictions [N].
 
-    Binary: auc, gauc, gauc_macro, eligible (share of rows in groups with both classes), logloss, normalised_entropy,
-    calibration, positives; on simulated logs soft_auc and ceiling. Regression: xauc, rmse, mae; gxauc with groups.
+    Binary: positives, auc, logloss, normalised_entropy, calibration; with groups gauc, gauc_macro, and the shares of rows
+    (eligible) and of groups (eligible_groups) that have both classes; on simulated logs soft_auc and ceiling.
+    Regression: xauc, rmse, mae; gxauc with groups.
+
+    Raises:
+        ValueError: a prediction is NaN or Inf.
     """
     labels, known = split.labels(task)
     y, p = labels[known].astype(np.float64), predicted[known]
@@ -68,7 +78,8 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
         }
         if group is not None:
             within = metrics.group_auc(y, p, group[known])
-            found |= {"gauc": within.weighted, "gauc_macro": within.macro, "eligible": within.row_share}
+            found |= {"gauc": within.weighted, "gauc_macro": within.macro}
+            found |= {"eligible": within.row_share, "eligible_groups": within.group_share}
         if (truth := split.truth(task)) is not None:
             true = truth.astype(np.float64)
             found |= {"soft_auc": metrics.soft_auc(true, predicted), "ceiling": metrics.soft_auc(true, true)}
@@ -106,15 +117,20 @@ def monitored(schema: Schema, scores: Scores, monitor: str) -> float:
     """Return the monitored value, signed so that higher is better.
 
     Raises:
-        ValueError: a monitor that is neither "mean_primary" nor a known "task:metric".
+        ValueError: a monitor that is neither "mean_primary" nor a known "task:metric", or whose value is not defined.
     """
     if monitor == "mean_primary":
         return primary(schema, scores)
     task, _, metric = monitor.partition(":")
-    known = [f"{t}:{m}" for t, found in scores.items() for m in found]
-    value = scores.get(task, {}).get(metric)
-    if value is None:
+    if metric not in scores.get(task, {}):
+        known = ["mean_primary", *(f"{t}:{m}" for t, found in scores.items() for m in found)]
         raise ValueError(
             f"monitor must be 'mean_primary' or 'task:metric', got {monitor!r}{nearest(monitor, known)}"
+        )
+    value = scores[task][metric]
+    if value is None:
+        raise ValueError(
+            f"monitor {monitor!r} is not defined on this split, which has too few rows of each class; "
+            "choose 'mean_primary' or another metric"
         )
     return -float(value) if metric in LOWER_IS_BETTER else float(value)

@@ -37,34 +37,42 @@ def task_losses(
     """Return the losses of a batch.
 
     Binary tasks: cross-entropy with the raw output as logit. Regression: squared error or Huber loss (delta 1) against
-    the label, or log1p of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample weights are divided by their sum.
+    the label, or log1p of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample
+    weights are divided by their sum. Half-precision outputs are raised to float32 first.
 
     Args:
         outputs: {task: [B] raw output}.
 
     Raises:
-        ValueError: an output that is not [B].
+        ValueError: no outputs, or one that is not [B].
     """
-    losses: dict[str, Tensor | None] = {}
-    weights = {
-        name: batch.masks[name].float() if batch.weight is None else batch.masks[name] * batch.weight
-        for name in outputs
-    }
-    totals = torch.stack([w.sum() for w in weights.values()]).tolist()  # one transfer
-    counts = dict(zip(outputs, totals, strict=True))
+    if not outputs:
+        raise ValueError("outputs must hold at least one task, got none")
     for name, output in outputs.items():
         if output.shape != (len(batch),):
             raise ValueError(f"outputs[{name!r}] must have shape ({len(batch)},), got {tuple(output.shape)}")
-        if counts[name] <= 0:
-            losses[name] = None
-            continue
-        each = _each(output, batch.labels[name].to(output.dtype), schema.label(name), schema)
-        weight = weights[name].to(output.dtype)
-        losses[name] = (each * weight).sum() / weight.sum()
+    raised = {
+        name: output.to(torch.promote_types(output.dtype, torch.float32)) for name, output in outputs.items()
+    }
+    weights = {name: _weights(batch, name).to(output.dtype) for name, output in raised.items()}
+    sums = torch.stack([weight.sum() for weight in weights.values()])
+    counts = dict(zip(outputs, sums.tolist(), strict=True))  # synchronises, once for all tasks
+    losses: dict[str, Tensor | None] = dict.fromkeys(outputs)
+    for at, (name, output) in enumerate(raised.items()):
+        if counts[name] > 0:
+            each = _each(output, batch.labels[name].to(output.dtype), schema.label(name), schema)
+            losses[name] = (each * weights[name]).sum() / sums[at]
     return Losses(losses, counts, representation)
 
 
+def _weights(batch: Batch, task: str) -> Tensor:
+    """Return [B], the sample weight where the task's label is known, else 0."""
+    mask = batch.masks[task]
+    return mask.float() if batch.weight is None else mask * batch.weight
+
+
 def _each(output: Tensor, label: Tensor, spec: Label, schema: Schema) -> Tensor:
+    """Return the loss of each row, [B]; of rows without a label too, finite as their label is 0."""
     if spec.kind == "binary":
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
     mean, std = schema.label_scale.get(spec.name, (0.0, 1.0))
@@ -75,7 +83,10 @@ def _each(output: Tensor, label: Tensor, spec: Label, schema: Schema) -> Tensor:
 
 
 def predictions(outputs: Mapping[str, Tensor], schema: Schema) -> dict[str, Tensor]:
-    """Return {task: probability, or expected label in its own units} of raw outputs."""
+    """Return {task: probability, or expected label in its own units} of raw outputs.
+
+    Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric).
+    """
     result = {}
     for name, output in outputs.items():
         spec = schema.label(name)

@@ -1,4 +1,8 @@
-"""Metrics of ranking models: pure numpy functions on labels, scores and groups. Exact, ties count one half."""
+"""Metrics of ranking models: pure numpy functions on labels, scores, groups and weights. Exact, ties count one half.
+
+Every function takes `weights` [N] >= 0 of the rows (None: all 1): a row of weight 2 counts as two rows, one of weight 0 as
+none, a pair as the product of its rows' weights. Nothing to measure (no rows, one class) gives NaN.
+"""
 
 from __future__ import annotations
 
@@ -11,63 +15,32 @@ from numpy.typing import ArrayLike
 Array = np.ndarray[Any, Any]
 
 
-def _pair(labels: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
-    y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
-    if y.shape != s.shape or y.ndim != 1:
-        raise ValueError(
-            f"labels and scores must be 1-d and equally long, got shapes {y.shape} and {s.shape}"
-        )
-    if np.isnan(s).any():
-        raise ValueError(f"scores must not be NaN, got {int(np.isnan(s).sum())} of {len(s)}")
-    return y, s
-
-
-def _binary(labels: Array) -> None:
-    if ((labels != 0) & (labels != 1)).any():
-        raise ValueError("labels must be 0 or 1; mask missing labels before")
-
-
-def auc(labels: ArrayLike, scores: ArrayLike) -> float:
+def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the area under the ROC curve, P(score of a positive > of a negative), ties 1/2; NaN for one class.
 
     Args:
-        labels: [N] of 0 and 1. scores: [N] of any monotone score.
+        labels: [N] of 0 and 1. scores: [N] of any monotone score. weights: [N] or None.
 
     Example:
         >>> auc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])   # pairs: 1, 1, 1/2, 1
         0.875
     """
-    y, s = _pair(labels, scores)
-    _binary(y)
-    return _soft(y, 1.0 - y, s)
+    y, s, w = _checked(labels, scores, weights, binary=True)
+    return _soft(w * y, w * (1.0 - y), s)
 
 
-def soft_auc(p: ArrayLike, scores: ArrayLike) -> float:
+def soft_auc(p: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return sum_ij p_i (1 - p_j) [s_i > s_j] / sum_ij p_i (1 - p_j), ties 1/2: the expected AUC over label draws.
 
-    At scores = p it is the ceiling of any model. Pairs i = j cancel to 1/2 and vanish with N.
+    At scores = p it is the ceiling of any model. Pairs i = j count 1/2, a share that vanishes with N.
 
     Args:
-        p: [N] true probabilities. scores: [N].
+        p: [N] true probabilities. scores: [N]. weights: [N] or None.
     """
-    q, s = _pair(p, scores)
+    q, s, w = _checked(p, scores, weights)
     if ((q < 0) | (q > 1)).any():
-        raise ValueError("p must lie in [0, 1]")
-    return _soft(q, 1.0 - q, s)
-
-
-def _soft(positive: Array, negative: Array, scores: Array) -> float:
-    """Return sum_ij positive_i negative_j ([s_i > s_j] + [s_i = s_j]/2) / (sum positive * sum negative)."""
-    total = positive.sum() * negative.sum()
-    if not total > 0:
-        return math.nan
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    pos = np.add.reduceat(positive[order], starts)
-    neg = np.add.reduceat(negative[order], starts)
-    below = np.cumsum(neg) - neg
-    return float((pos * (below + neg / 2)).sum() / total)
+        raise ValueError(f"p must lie in [0, 1], got {q.min():g} to {q.max():g}")
+    return _soft(w * q, w * (1.0 - q), s)
 
 
 class GroupAUC(NamedTuple):
@@ -86,25 +59,27 @@ class GroupAUC(NamedTuple):
     num_groups: int
 
 
-def group_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupAUC:
-    """Return AUC within groups, exact; NaN means when no group has both classes. O(N log N), no loop over groups."""
-    y, s = _pair(labels, scores)
-    _binary(y)
-    g = np.asarray(groups)
-    if g.shape != y.shape:
-        raise ValueError(f"groups must be as long as labels, got shapes {g.shape} and {y.shape}")
+def group_auc(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> GroupAUC:
+    """Return AUC within groups, exact; NaN means when no group has both classes. O(N log N), no loop over groups.
+
+    With weights a group counts by the sum of its rows' weights in `weighted` and `row_share`; rows of weight 0, and groups
+    of such rows only, are not there at all.
+    """
+    y, s, w, g = _grouped(labels, scores, groups, weights, binary=True)
     if not len(y):
         return GroupAUC(math.nan, math.nan, 0.0, 0.0, 0)
     order = np.lexsort((s, g))
-    y, s, g = y[order], s[order], g[order]
-    new_group = np.concatenate([[True], g[1:] != g[:-1]])
-    new_tie = new_group | np.concatenate([[True], s[1:] != s[:-1]])
-    ties, firsts = np.flatnonzero(new_tie), np.flatnonzero(new_group)
-    pos, neg = np.add.reduceat(y, ties), np.add.reduceat(1 - y, ties)
+    y, s, w, g = y[order], s[order], w[order], g[order]
+    new_group = _changes(g)
+    ties, firsts = np.flatnonzero(new_group | _changes(s)), np.flatnonzero(new_group)
+    positive, negative = w * y, w * (1.0 - y)
+    pos, neg = np.add.reduceat(positive, ties), np.add.reduceat(negative, ties)
+    group_pos, group_neg = np.add.reduceat(positive, firsts), np.add.reduceat(negative, firsts)
     of_tie = np.cumsum(new_group)[ties] - 1
-    group_neg, group_pos = np.add.reduceat(1 - y, firsts), np.add.reduceat(y, firsts)
-    before = np.cumsum(group_neg) - group_neg
-    below = np.cumsum(neg) - neg - before[of_tie]
+    before = _before(neg)
+    below = before - before[np.searchsorted(ties, firsts)][of_tie]
     wins = np.bincount(of_tie, pos * (below + neg / 2), len(firsts))
     rows = group_pos + group_neg
     eligible = (group_pos > 0) & (group_neg > 0)
@@ -112,59 +87,75 @@ def group_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupA
         return GroupAUC(math.nan, math.nan, 0.0, 0.0, 0)
     each = wins[eligible] / (group_pos[eligible] * group_neg[eligible])
     return GroupAUC(
-        float(np.average(each, weights=rows[eligible])),
-        float(each.mean()),
-        float(rows[eligible].sum() / rows.sum()),
-        float(eligible.mean()),
-        int(eligible.sum()),
+        weighted=float(np.average(each, weights=rows[eligible])),
+        macro=float(each.mean()),
+        row_share=float(rows[eligible].sum() / rows.sum()),
+        group_share=float(eligible.mean()),
+        num_groups=int(eligible.sum()),
     )
 
 
-def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
+def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the impression-weighted mean of AUC within groups that have both classes (DIN's GAUC)."""
-    return group_auc(labels, scores, groups).weighted
+    return group_auc(labels, scores, groups, weights).weighted
 
 
-def gauc_macro(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
+def gauc_macro(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> float:
     """Return the plain mean of AUC within groups that have both classes."""
-    return group_auc(labels, scores, groups).macro
+    return group_auc(labels, scores, groups, weights).macro
 
 
-def logloss(labels: ArrayLike, p: ArrayLike) -> float:
+def eligible_share(
+    labels: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[float, float]:
+    """Return the shares of rows and of groups that GAUC speaks of: those of groups with both classes; 0, 0 without rows.
+
+    Example:
+        >>> eligible_share([1, 0, 0, 1], ["a", "a", "a", "b"])   # group b has one class
+        (0.75, 0.5)
+    """
+    found = group_auc(labels, np.zeros(np.shape(labels)), groups, weights)
+    return found.row_share, found.group_share
+
+
+def logloss(labels: ArrayLike, p: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the mean of -y log p - (1-y) log(1-p), in nats; p is cut at 1e-15 from 0 and 1 as scikit-learn did."""
-    y, q = _pair(labels, p)
-    _binary(y)
+    y, q, w = _checked(labels, p, weights, binary=True)
     q = np.clip(q, 1e-15, 1 - 1e-15)
-    return float(-(y * np.log(q) + (1 - y) * np.log1p(-q)).mean()) if len(y) else math.nan
+    return _mean(-(y * np.log(q) + (1 - y) * np.log1p(-q)), w)
 
 
-def normalised_entropy(labels: ArrayLike, p: ArrayLike) -> float:
+def normalised_entropy(labels: ArrayLike, p: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return logloss over that of always predicting the mean label: 1 is no better than the rate; NaN for one class."""
-    rate = float(np.mean(np.asarray(labels, np.float64)))
+    y, _, w = _checked(labels, p, weights, binary=True)
+    rate = _mean(y, w)
     if not 0 < rate < 1:
         return math.nan
-    return logloss(labels, p) / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
+    return logloss(labels, p, weights) / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
 
 
-def calibration(labels: ArrayLike, p: ArrayLike) -> float:
+def calibration(labels: ArrayLike, p: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return sum of predictions / sum of labels: 1 is calibrated on average, 2 predicts twice too many; NaN for sum 0."""
-    y, q = _pair(labels, p)
-    return float(q.sum() / y.sum()) if y.sum() != 0 else math.nan
+    y, q, w = _checked(labels, p, weights)
+    total = (w * y).sum()
+    return float((w * q).sum() / total) if total != 0 else math.nan
 
 
-def rmse(labels: ArrayLike, predictions: ArrayLike) -> float:
+def rmse(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the root of the mean squared error, in the label's units."""
-    y, s = _pair(labels, predictions)
-    return float(np.sqrt(((y - s) ** 2).mean())) if len(y) else math.nan
+    y, s, w = _checked(labels, predictions, weights)
+    return math.sqrt(_mean((y - s) ** 2, w))
 
 
-def mae(labels: ArrayLike, predictions: ArrayLike) -> float:
+def mae(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the mean absolute error, in the label's units."""
-    y, s = _pair(labels, predictions)
-    return float(np.abs(y - s).mean()) if len(y) else math.nan
+    y, s, w = _checked(labels, predictions, weights)
+    return _mean(np.abs(y - s), w)
 
 
-def xauc(labels: ArrayLike, scores: ArrayLike) -> float:
+def xauc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the share of pairs with different labels that the scores order rightly, tied scores 1/2; NaN without pairs.
 
     Equals `auc` on binary labels. O(N log^2 N), by merge steps over the label order.
@@ -173,52 +164,129 @@ def xauc(labels: ArrayLike, scores: ArrayLike) -> float:
         >>> round(xauc([1, 2, 3], [0.1, 0.3, 0.2]), 4)   # pairs 12 and 13 right, 23 wrong
         0.6667
     """
-    y, s = _pair(labels, scores)
-    if len(y) < 2:
+    return group_xauc(labels, scores, np.zeros(np.shape(labels), np.int8), weights)
+
+
+def group_xauc(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> float:
+    """Return the row-weighted mean of `xauc` over groups with at least one pair of different labels; no loop over groups."""
+    y, s, w, g = _grouped(labels, scores, groups, weights)
+    if not len(y):
         return math.nan
-    _, label_rank = np.unique(y, return_inverse=True)
-    _, score_rank = np.unique(s, return_inverse=True)
-    n = len(y)
-    per_label = np.bincount(label_rank).astype(np.float64)
-    pairs = n * (n - 1) / 2 - (per_label * (per_label - 1) / 2).sum()
-    if pairs == 0:
-        return math.nan
+    s = np.unique(s, return_inverse=True)[1].astype(np.int64)
     # ascending labels; within one label descending scores, so that pairs of equal labels are never counted as right
-    order = np.lexsort((-score_rank, label_rank))
-    right = _ascents(score_rank[order])
-    both = np.unique(np.stack([label_rank, score_rank]), axis=1, return_counts=True)[1].astype(np.float64)
-    per_score = np.bincount(score_rank).astype(np.float64)
-    tied = (per_score * (per_score - 1) / 2).sum() - (both * (both - 1) / 2).sum()
-    return float((right + tied / 2) / pairs)
+    order = np.lexsort((-s, y, g))
+    y, s, w, g = y[order], s[order], w[order], g[order]
+    group = np.cumsum(_changes(g)) - 1
+    firsts = np.flatnonzero(_changes(g))
+    rows = np.add.reduceat(w, firsts)
+    of_label = _squares(group, y, w)
+    pairs = (rows**2 - of_label) / 2
+    right = np.add.reduceat(_ascents(s, w, firsts[group]), firsts)
+    by_score = np.lexsort((s, group))
+    tied = (_squares(group, s[by_score], w[by_score]) - _squares(group, y, w, s)) / 2
+    eligible = np.maximum.reduceat(y, firsts) > np.minimum.reduceat(y, firsts)
+    if not eligible.any():
+        return math.nan
+    each = (right + tied / 2)[eligible] / pairs[eligible]
+    return float(np.average(each, weights=rows[eligible]))
 
 
-def _ascents(values: Array) -> float:
-    """Return the number of pairs i < j with values[i] < values[j], by bottom-up merging, each level vectorised."""
-    n = len(values)
-    width, total = 1, 0.0
-    current = values.astype(np.int64)
-    span = int(current.max()) + 1
-    position = np.arange(n)
-    while width < n:
-        block = position // (2 * width)
-        left = (position // width) % 2 == 0
-        keyed = block * span + current  # sorted within each half, so left halves are sorted over all blocks
-        lefts, rights = keyed[left], keyed[~left]
-        smaller = np.searchsorted(lefts, rights, side="left") - np.searchsorted(
-            lefts, block[~left] * span, side="left"
-        )
-        total += float(smaller.sum())
-        current = current[np.argsort(keyed, kind="stable")]
+def _ascents(values: Array, weights: Array, first: Array) -> Array:
+    """Return [N] whose sum over a group is sum w_i w_j over its pairs i < j with values[i] < values[j].
+
+    Bottom-up merging of halves within each group, all groups at once: log2(longest group) vectorised levels.
+
+    Args:
+        values: int64 [N] >= 0, group after group. weights: [N]. first: int64 [N], where the row's group begins.
+    """
+    local, span = np.arange(len(values)) - first, int(values.max()) + 1
+    wins, width = np.zeros(len(values)), 1
+    while width <= local.max():
+        begin = first + local // (2 * width) * (
+            2 * width
+        )  # of the row's block, two halves that are each sorted
+        left = local // width % 2 == 0
+        key = begin * span + values
+        smaller = np.searchsorted(key[left], key[~left])
+        others = (np.cumsum(left) - left)[begin[~left]]  # left halves of the blocks before
+        sums = _before(weights[left], total=True)
+        wins[~left] += weights[~left] * (sums[smaller] - sums[others])
+        order = np.argsort(key, kind="stable")  # finds the sorted halves and merges them
+        values, weights = values[order], weights[order]
         width *= 2
-    return total
+    return wins
 
 
-def group_xauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
-    """Return the row-weighted mean of `xauc` over groups with at least one pair of different labels."""
-    y, s = _pair(labels, scores)
+def _squares(group: Array, values: Array, weights: Array, second: Array | None = None) -> Array:
+    """Return [G]: sum over a group's runs of equal values (and equal second values) of the run's summed weight, squared."""
+    new = _changes(group) | _changes(values)
+    if second is not None:
+        new |= _changes(second)
+    runs = np.flatnonzero(new)
+    return np.bincount(group[runs], np.add.reduceat(weights, runs) ** 2)
+
+
+def _soft(positive: Array, negative: Array, scores: Array) -> float:
+    """Return sum_ij positive_i negative_j ([s_i > s_j] + [s_i = s_j]/2) / (sum positive * sum negative)."""
+    total = positive.sum() * negative.sum()
+    if not total > 0:
+        return math.nan
+    order = np.argsort(scores)
+    starts = np.flatnonzero(_changes(scores[order]))
+    pos = np.add.reduceat(positive[order], starts)
+    neg = np.add.reduceat(negative[order], starts)
+    return float((pos * (_before(neg) + neg / 2)).sum() / total)
+
+
+def _changes(ordered: Array) -> Array:
+    """Return bool [N], True where a value differs from the one before it, and at the first."""
+    return np.concatenate([np.ones(min(1, len(ordered)), bool), ordered[1:] != ordered[:-1]])
+
+
+def _before(values: Array, total: bool = False) -> Array:
+    """Return [N] the sum of all values before each; with `total` [N + 1], the sum of all at the end."""
+    return np.concatenate([[0.0], np.cumsum(values if total else values[:-1])])
+
+
+def _mean(values: Array, weights: Array) -> float:
+    total = weights.sum()
+    return float((weights * values).sum() / total) if total > 0 else math.nan
+
+
+def _checked(
+    labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None, binary: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return labels, scores and weights (ones for None) as float64 [N]; ValueError for what does not fit."""
+    y, s = np.asarray(labels, np.float64), np.asarray(scores, np.float64)
+    if y.shape != s.shape or y.ndim != 1:
+        raise ValueError(
+            f"labels and scores must be 1-d and equally long, got shapes {y.shape} and {s.shape}"
+        )
+    if np.isnan(s).any():
+        raise ValueError(f"scores must not be NaN, got {int(np.isnan(s).sum())} of {len(s)}")
+    if binary and ((y != 0) & (y != 1)).any():
+        raise ValueError("labels must be 0 or 1; mask missing labels before")
+    if np.isnan(y).any():
+        raise ValueError(
+            f"labels must not be NaN, got {int(np.isnan(y).sum())} of {len(y)}; mask them before"
+        )
+    w = np.ones_like(y) if weights is None else np.asarray(weights, np.float64)
+    if w.shape != y.shape:
+        raise ValueError(f"weights must be as long as labels, got shapes {w.shape} and {y.shape}")
+    if not (np.isfinite(w) & (w >= 0)).all():
+        raise ValueError(f"weights must be finite and >= 0, got {w.min():g} to {w.max():g}")
+    return y, s, w
+
+
+def _grouped(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None, binary: bool = False
+) -> tuple[Array, Array, Array, Array]:
+    """Return labels, scores, weights and groups of the rows whose weight is not 0."""
+    y, s, w = _checked(labels, scores, weights, binary)
     g = np.asarray(groups)
-    order = np.argsort(g, kind="stable")
-    cuts = np.flatnonzero(np.diff(g[order])) + 1
-    parts = [(len(at), xauc(y[at], s[at])) for at in np.split(order, cuts)]
-    known = [(n, value) for n, value in parts if not math.isnan(value)]
-    return float(np.average([v for _, v in known], weights=[n for n, _ in known])) if known else math.nan
+    if g.shape != y.shape:
+        raise ValueError(f"groups must be as long as labels, got shapes {g.shape} and {y.shape}")
+    there = w > 0
+    return (y, s, w, g) if there.all() else (y[there], s[there], w[there], g[there])

@@ -11,12 +11,14 @@ from equipoise.data.schema import Schema
 from equipoise.models.mmoe import MMoE
 from equipoise.models.ranker import Ranker
 from equipoise.models.shared_bottom import SharedBottom
+from equipoise.models.single_task import SingleTask
 from equipoise.names import nearest
 
 MODELS: dict[str, Callable[..., Ranker]] = {
+    "single_task": SingleTask,
     "shared_bottom": SharedBottom,
-    "mmoe": MMoE,
     "omoe": partial(MMoE, gates="shared"),
+    "mmoe": MMoE,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -65,4 +67,4 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
         )
 
 
-__all__ = ["MODELS", "MMoE", "Ranker", "SharedBottom", "build", "check", "options"]
+__all__ = ["MODELS", "MMoE", "Ranker", "SharedBottom", "SingleTask", "build", "check", "options"]

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equipoise.data.batches import Batch
-from equipoise.data.schema import Schema
+from equipoise.data.schema import Multi, Schema
 
 
 class FeatureEmbedding(nn.Module):
     """A batch -> [B, width]: embeddings of categorical features, pooled multi-valued ones, numerical values.
 
-    All tables are rows of one `nn.Embedding`, each feature at its own offset: one lookup and one gradient tensor instead
-    of one a feature. In training an id is replaced by its feature's row 0 with probability `id_dropout`, else the row of
-    unseen ids would never be trained.
+    All tables are rows of one `nn.Embedding`, each feature at its own offset: one table and one gradient tensor instead
+    of one a feature. In training an id, of a multi-valued feature too, is replaced by its feature's row 0 with
+    probability `id_dropout`, else the row of unseen ids would never be trained.
+
+    A multi-valued feature is pooled by mean or sum; with weights by sum(w e) / sum(w) or sum(w e). An empty list, or
+    under the mean one whose weights sum to 0, gives the zero vector.
 
     Args:
         schema: of a prepared log (`num_ids` filled).
@@ -26,79 +29,97 @@ class FeatureEmbedding(nn.Module):
         id_dropout: probability in [0, 1).
 
     Raises:
-        ValueError: the schema was not prepared; at the call, ids beyond a table, another number of columns,
-            or a batch without a multi-valued feature.
+        ValueError: the schema was not prepared or has no feature, id_dropout out of range; at the call, another number of
+            columns than the schema's, a batch without a multi-valued feature, or ids beyond a table (on the CPU only:
+            on a GPU the check would wait for the device).
     """
 
     def __init__(self, schema: Schema, dim: int = 16, id_dropout: float = 0.05) -> None:
         super().__init__()
         names = [f.name for f in schema.categorical] + [m.name for m in schema.multi]
+        if not schema.features:
+            raise ValueError("schema must declare at least one feature, got none")
         if missing := [name for name in names if name not in schema.num_ids]:
             raise ValueError(
                 f"schema must be that of a prepared log, feature {missing[0]!r} has no num_ids; pass log.schema"
             )
+        if not 0 <= id_dropout < 1:
+            raise ValueError(f"id_dropout must lie in [0, 1), got {id_dropout}")
         sizes = [schema.num_ids[name] for name in names]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.schema, self.id_dropout = schema, id_dropout
         self.sizes = dict(zip(names, sizes, strict=True))
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        num_categorical = len(schema.categorical)
+        self.starts = dict(zip(names, starts, strict=True))
+        count = len(schema.categorical)
         self.offsets: Tensor
         self.limits: Tensor
-        self.register_buffer(
-            "offsets", torch.tensor(starts[:num_categorical], dtype=torch.int64), persistent=False
-        )
-        self.register_buffer(
-            "limits", torch.tensor(sizes[:num_categorical], dtype=torch.int64), persistent=False
-        )
-        self.multi_start = dict(zip([m.name for m in schema.multi], starts[num_categorical:], strict=True))
+        self.register_buffer("offsets", torch.tensor(starts[:count], dtype=torch.int64), persistent=False)
+        self.register_buffer("limits", torch.tensor(sizes[:count], dtype=torch.int64), persistent=False)
         self.table = nn.Embedding(max(1, sum(sizes)), dim)
         nn.init.normal_(self.table.weight, std=0.1 / math.sqrt(dim))
         self.width = dim * len(names) + len(schema.numerical)
-        if self.width == 0:
-            raise ValueError("schema must declare at least one feature, got none")
 
     def forward(self, batch: Batch) -> Tensor:
         """Return [B, width]: categorical embeddings, pooled ones, numerical values, in the schema's order."""
+        _check_columns("ids", batch.ids, len(self.limits))
+        _check_columns("numerical", batch.numerical, len(self.schema.numerical))
         parts = []
-        if len(self.offsets):
-            ids = batch.ids.long()
-            if ids.shape[1] != len(self.limits):
-                raise ValueError(f"batch.ids must have {len(self.limits)} columns, got {ids.shape[1]}")
-            if not ids.is_cuda and bool((ids >= self.limits).any() | (ids < 0).any()):
-                at = int(((ids >= self.limits) | (ids < 0)).any(0).nonzero()[0])
-                name = self.schema.categorical[at].name
-                raise ValueError(
-                    f"batch.ids of feature {name!r} must lie in [0, {self.sizes[name]}), got {int(ids[:, at].max())}; "
-                    "was the batch made with another log's vocabulary?"
-                )
-            if self.training and self.id_dropout > 0:
-                ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
-            parts.append(self.table(ids + self.offsets).flatten(1))
-        for m in self.schema.multi:
-            if m.name not in batch.multi:
-                raise ValueError(
-                    f"batch.multi must hold feature {m.name!r}, got {sorted(batch.multi) or 'none'}; "
-                    "was the batch made with another schema?"
-                )
-            ragged = batch.multi[m.name]
-            values = ragged.values.long()
-            if not values.is_cuda and bool(((values >= self.sizes[m.name]) | (values < 0)).any()):
-                wrong = values[(values >= self.sizes[m.name]) | (values < 0)]
-                raise ValueError(
-                    f"batch.multi of feature {m.name!r} must hold ids in [0, {self.sizes[m.name]}), got {int(wrong[0])}; "
-                    "was the batch made with another log's vocabulary?"
-                )
-            pooled = F.embedding_bag(
-                values + self.multi_start[m.name],
-                self.table.weight,
-                ragged.offsets[:-1],
-                mode=m.pooling if ragged.weights is None else "sum",
-                per_sample_weights=ragged.weights,
-            )
-            parts.append(pooled)
+        if len(self.limits):
+            parts.append(self.table(self._ids(batch) + self.offsets).flatten(1))
+        parts += [self._pooled(batch, feature) for feature in self.schema.multi]
         if self.schema.numerical:
             parts.append(batch.numerical.to(self.table.weight.dtype))
         return torch.cat(parts, dim=1)
+
+    def _ids(self, batch: Batch) -> Tensor:
+        """Return the categorical ids, int64 [B, F], each within its feature's table."""
+        ids = batch.ids.long()
+        if not ids.is_cuda and bool((wrong := (ids < 0) | (ids >= self.limits)).any()):
+            row, at = wrong.nonzero()[0].tolist()
+            name = self.schema.categorical[at].name
+            raise ValueError(
+                f"batch.ids of feature {name!r} must lie in [0, {self.sizes[name]}), got {int(ids[row, at])}; "
+                "was the batch made with another log's vocabulary?"
+            )
+        return self._dropped(ids)
+
+    def _pooled(self, batch: Batch, feature: Multi) -> Tensor:
+        """Return the pooled embeddings of a multi-valued feature, [B, dim]."""
+        name, table = feature.name, self.table.weight
+        if name not in batch.multi:
+            raise ValueError(
+                f"batch.multi must hold feature {name!r}, got {sorted(batch.multi) or 'none'}; "
+                "was the batch made with another schema?"
+            )
+        ragged = batch.multi[name]
+        ids = ragged.values.long()
+        if not ids.is_cuda and bool((wrong := (ids < 0) | (ids >= self.sizes[name])).any()):
+            raise ValueError(
+                f"batch.multi of feature {name!r} must hold ids in [0, {self.sizes[name]}), got {int(ids[wrong][0])}; "
+                "was the batch made with another log's vocabulary?"
+            )
+        rows, firsts = self._dropped(ids) + self.starts[name], ragged.offsets[:-1]
+        if ragged.weights is None:
+            return F.embedding_bag(rows, table, firsts, mode=feature.pooling)
+        weights = ragged.weights.to(table.dtype)
+        pooled = F.embedding_bag(rows, table, firsts, mode="sum", per_sample_weights=weights)
+        if feature.pooling == "sum":
+            return pooled
+        totals = torch.segment_reduce(weights, "sum", offsets=ragged.offsets, initial=0.0)
+        return pooled / totals.masked_fill(totals == 0, math.inf).unsqueeze(1)  # x / inf = 0: the zero vector
+
+    def _dropped(self, ids: Tensor) -> Tensor:
+        """Return the ids, in training each one 0 with probability `id_dropout`."""
+        if not self.training or self.id_dropout == 0:
+            return ids
+        return ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
+
+
+def _check_columns(what: str, columns: Tensor, wanted: int) -> None:
+    if columns.ndim != 2 or columns.shape[1] != wanted:
+        raise ValueError(
+            f"batch.{what} must have shape [B, {wanted}], one column a feature of the schema, got {tuple(columns.shape)}"
+        )
 
 
 def mlp(width: int, hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> nn.Sequential:

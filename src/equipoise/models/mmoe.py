@@ -47,18 +47,18 @@ class MMoE(Ranker):
         super().__init__()
         if gates not in ("own", "shared"):
             raise ValueError(f"gates must be 'own' or 'shared', got {gates!r}")
-        seeded(seed)
         self.schema = schema
-        self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
-        width = self.embedding.width
-        self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
-        self.gate = nn.Linear(width, num_experts, bias=False) if gates == "shared" else None
-        self.own = nn.ModuleDict()
-        for task in schema.tasks:
-            parts: dict[str, nn.Module] = {"tower": tower(expert[-1], tower_sizes, dropout, batch_norm)}
-            if gates == "own":
-                parts["gate"] = nn.Linear(width, num_experts, bias=False)
-            self.own[task] = nn.ModuleDict(parts)
+        with seeded(seed):
+            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
+            width = self.embedding.width
+            self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
+            self.gate = nn.Linear(width, num_experts, bias=False) if gates == "shared" else None
+            self.own = nn.ModuleDict()
+            for task in schema.tasks:
+                parts: dict[str, nn.Module] = {"tower": tower(expert[-1], tower_sizes, dropout, batch_norm)}
+                if gates == "own":
+                    parts["gate"] = nn.Linear(width, num_experts, bias=False)
+                self.own[task] = nn.ModuleDict(parts)
 
     def represent(self, batch: Batch) -> Tensor:
         """Return [B, width + E * d]: the input, which the gates read, and the experts' outputs."""
@@ -69,10 +69,15 @@ class MMoE(Ranker):
         """Return {task: tower(gated mixture)} [B]."""
         x = representation[:, : self.embedding.width]
         f = representation[:, self.embedding.width :].view(len(x), len(self.experts.weights[0]), -1)
+        common = None if self.gate is None else self._mixture(self.gate, x, f)
         result = {}
         for task, parts in self.own.items():
             assert isinstance(parts, nn.ModuleDict)
-            gate = torch.softmax((self.gate if self.gate is not None else parts["gate"])(x), dim=-1)
-            mixture = torch.bmm(gate.unsqueeze(1), f).squeeze(1)
+            mixture = self._mixture(parts["gate"], x, f) if common is None else common
             result[task] = parts["tower"](mixture).squeeze(-1)
         return result
+
+    @staticmethod
+    def _mixture(gate: nn.Module, x: Tensor, f: Tensor) -> Tensor:
+        """Return sum_e softmax(gate(x))_e f_e, [B, d]."""
+        return torch.bmm(torch.softmax(gate(x), dim=-1).unsqueeze(1), f).squeeze(1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
@@ -47,9 +51,18 @@ class Ranker(nn.Module):
         return [p for p in self.parameters() if id(p) not in own]
 
 
-def seeded(seed: int | None) -> None:
-    """Seed torch's global generator before parameters are drawn; None leaves it as it is."""
-    import torch
-
-    if seed is not None:
-        torch.manual_seed(seed)
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw parameters inside from `seed` and leave torch's generators as they were; None draws from them as they are."""
+    if seed is None:
+        yield
+        return
+    gpus = range(torch.cuda.device_count()) if torch.get_default_device().type == "cuda" else ()
+    with torch.random.fork_rng(gpus):
+        if gpus:
+            torch.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(
+                seed
+            )  # torch.manual_seed would reseed the GPUs, which are not kept
+        yield

@@ -39,14 +39,14 @@ class SharedBottom(Ranker):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        seeded(seed)
         self.schema = schema
-        self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
-        self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
-        width = hidden[-1] if hidden else self.embedding.width
-        self.own = nn.ModuleDict(
-            {task: tower(width, tower_sizes, dropout, batch_norm) for task in schema.tasks}
-        )
+        with seeded(seed):
+            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
+            self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
+            width = hidden[-1] if hidden else self.embedding.width
+            self.own = nn.ModuleDict(
+                {task: tower(width, tower_sizes, dropout, batch_norm) for task in schema.tasks}
+            )
 
     def represent(self, batch: Batch) -> Tensor:
         """Return the trunk's output [B, hidden[-1]]."""
