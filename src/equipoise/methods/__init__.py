@@ -7,19 +7,29 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from equipoise.methods.aligned_mtl import AlignedMTL
+from equipoise.methods.bandit_mtl import BanditMTL
 from equipoise.methods.cagrad import CAGrad
 from equipoise.methods.con_fig import ConFIG
 from equipoise.methods.dualproj import DualProj
+from equipoise.methods.dwa import DWA
 from equipoise.methods.equal import Equal
+from equipoise.methods.excess_mtl import ExcessMTL
 from equipoise.methods.fairgrad import FairGrad
+from equipoise.methods.famo import FAMO
 from equipoise.methods.fixed import Fixed
+from equipoise.methods.gls import GLS
+from equipoise.methods.gradnorm import GradNorm
 from equipoise.methods.gradvac import GradVac
 from equipoise.methods.imtl_g import IMTLG
+from equipoise.methods.imtl_l import IMTLL
 from equipoise.methods.mgda import MGDA
 from equipoise.methods.nash import Nash
 from equipoise.methods.pcgrad import PCGrad
 from equipoise.methods.pub import PUB
+from equipoise.methods.rlw import RLW
+from equipoise.methods.stch import STCH
 from equipoise.methods.upgrad import UPGrad
+from equipoise.methods.uw import UW
 
 
 class Method(Protocol):
@@ -64,6 +74,16 @@ class Method(Protocol):
 METHODS: dict[str, type] = {
     "equal": Equal,
     "fixed": Fixed,
+    "uw": UW,
+    "dwa": DWA,
+    "rlw": RLW,
+    "gls": GLS,
+    "imtl_l": IMTLL,
+    "famo": FAMO,
+    "stch": STCH,
+    "gradnorm": GradNorm,
+    "excess_mtl": ExcessMTL,
+    "bandit_mtl": BanditMTL,
     "mgda": MGDA,
     "pcgrad": PCGrad,
     "gradvac": GradVac,
@@ -80,17 +100,27 @@ METHODS: dict[str, type] = {
 """Every method by its command-line name; each builds without arguments."""
 
 __all__ = [
+    "DWA",
+    "FAMO",
+    "GLS",
     "IMTLG",
+    "IMTLL",
     "METHODS",
     "MGDA",
     "PUB",
+    "RLW",
+    "STCH",
+    "UW",
     "AlignedMTL",
+    "BanditMTL",
     "CAGrad",
     "ConFIG",
     "DualProj",
     "Equal",
+    "ExcessMTL",
     "FairGrad",
     "Fixed",
+    "GradNorm",
     "GradVac",
     "Method",
     "Nash",
