@@ -123,6 +123,27 @@ def test_dry_run_writes_nothing(log: Path, tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--device", "cuda:9"), "device 'cuda:9' is not available"),
+        (("--monitor", "click:speed"), "monitor"),
+        (("--set", "every=0"), "every must be an integer"),
+        (("--model", "single_task"), "single"),
+    ],
+)
+def test_dry_run_finds_what_would_stop_the_run(log: Path, option: tuple[str, str], message: str) -> None:
+    result = run("train", log, "--dry-run", *option)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_dry_run_of_single_counts_one_model_a_task(log: Path) -> None:
+    plan = last_json(run("train", log, "--dry-run", "--method", "single", "--model", "single_task", "--json"))
+    assert plan["parameters"]["shared"] == 0
+    assert plan["parameters"]["click"] == plan["parameters"]["like"] > 0
+
+
 def test_a_table_trains_without_a_schema_file(table: Path, tmp_path: Path) -> None:
     labels = ["--label", "click", "--label", "purchase:given=click", "--label", "dwell:regression"]
     out = tmp_path / "run"

@@ -12,9 +12,11 @@ from rich.console import Console
 from equipoise import models
 from equipoise.config import TrainConfig
 from equipoise.data.store import Log
+from equipoise.evaluation import check_monitor
 from equipoise.presets import sort_options
 from equipoise.progress import Progress
-from equipoise.runs import SIMULATED_ROWS, check_trainable, open_data
+from equipoise.runs import SIMULATED_ROWS, check_device, check_trainable, open_data
+from equipoise.training import assemble
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     Raises:
         ValueError: whatever would stop the run before its first step.
     """
+    check_device(config.device)
     options = sort_options(config.set, config.method, models.options(config.model))
     found: dict[str, Any] = {
         "config": config.model_dump(exclude={"provenance"}),
@@ -38,15 +41,23 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         return found
     with tempfile.TemporaryDirectory() as scratch:
         log = open_data(config.data, config, Path(scratch), Progress(quiet=True))
-        return found | _look(log.only(config.tasks) if config.tasks else log, config, options)
+        return found | _look(log.only(config.tasks) if config.tasks else log, config)
 
 
-def _look(log: Log, config: TrainConfig, options: dict[str, Any]) -> dict[str, Any]:
+def _look(log: Log, config: TrainConfig) -> dict[str, Any]:
     """Return what the plan says about an opened log."""
+    check_monitor(log.schema, config.monitor)
     check_trainable(log, Progress())
-    model = models.build(config.model, log.schema, **{"seed": config.seed, **options["model"]})
-    own = {task: sum(p.numel() for p in model.task_parameters(task)) for task in log.schema.tasks}
-    shared = sum(p.numel() for p in model.shared_parameters())
+    config = config.model_copy(update={"lr": 1e-3 if config.lr == "auto" else config.lr})
+    if config.method == "single":  # one model a task
+        alone = config.model_copy(update={"method": "equal"})
+        built = {task: assemble(alone, log.only([task]))[0] for task in log.schema.tasks}
+        own = {task: sum(p.numel() for p in model.parameters()) for task, model in built.items()}
+        shared = 0
+    else:
+        model = assemble(config, log)[0]
+        own = {task: sum(p.numel() for p in model.task_parameters(task)) for task in log.schema.tasks}
+        shared = sum(p.numel() for p in model.shared_parameters())
     return {
         "summary": log.summary(),
         "suspects": log.manifest["notes"].get("suspects", []),
