@@ -1,8 +1,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
+VERSIONS ?= 2.6.0 2.15.0
+# pinned by torch itself, to other versions by other torches
+OF_TORCH := torch|sympy|networkx|mpmath|fsspec|filelock|Jinja2|MarkupSafe|typing_extensions
 
-.PHONY: help train test test-all lint bench clean
+.PHONY: help train test test-all test-torch lint bench clean
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -18,8 +21,17 @@ train: $(STAMP)  ## Set up, then compare PUB, plain Adam and single-task models 
 test: $(STAMP)  ## Set up, then run the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(STAMP)  ## Every test, the slow ones too
+test-all: $(STAMP)  ## Every test, the slow ones too; then the fast ones on the torch versions of VERSIONS (gigabytes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	@for v in $(VERSIONS); do $(MAKE) --no-print-directory test-torch V=$$v || exit 1; done
+
+test-torch:  ## The fast tests on torch V, in .versions/V; says so where that torch cannot be installed
+	@mkdir -p .versions && grep -vE '^($(OF_TORCH))==' constraints.txt > .versions/constraints.txt
+	@if [ -f .versions/$(V)/.ready ] || { rm -rf .versions/$(V) && $(PYTHON) -m venv .versions/$(V) && \
+		.versions/$(V)/bin/pip install --quiet --disable-pip-version-check -c .versions/constraints.txt \
+		'torch==$(V)' -e '.[dev]' && touch .versions/$(V)/.ready; }; then \
+		OMP_NUM_THREADS=1 .versions/$(V)/bin/python -m pytest -n 2 -m "not slow"; \
+	else echo "torch $(V) cannot be installed here: not tested"; fi
 
 lint: $(STAMP)  ## Format, lint and types
 	$(BIN)/ruff format --check .
@@ -31,4 +43,4 @@ bench: $(STAMP)  ## The real-data figures of docs/results.md (needs DATA=folder)
 	$(BIN)/python benchmarks/census.py --data $(DATA)/census_income
 
 clean:  ## Remove what was made
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .versions runs .pytest_cache .mypy_cache .ruff_cache
