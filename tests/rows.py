@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 import torch
 
 from equipoise.methods import (
+    DBMTL,
     DWA,
     FAMO,
     GLS,
     IMTLG,
     IMTLL,
     MGDA,
+    PCD,
+    PELTR,
     PUB,
     RLW,
     STCH,
@@ -24,10 +27,16 @@ from equipoise.methods import (
     ExcessMTL,
     FairGrad,
     Fixed,
+    GradCraft,
+    GradDrop,
     GradNorm,
     GradVac,
+    MetaBalance,
+    MoCo,
+    MultiBalance,
     Nash,
     PCGrad,
+    SDMGrad,
     UPGrad,
 )
 
@@ -42,7 +51,7 @@ class Row(NamedTuple):
     name: str
     kind: type
     arguments: dict[str, Any]
-    weights: list[float]
+    weights: list[float]  # [] of a row method, which has none
     balances: bool = False  # w_t (M w)_t = 1
 
 
@@ -66,9 +75,18 @@ METHODS = [
     Row("cagrad", CAGrad, {}, [0.3333333333333333, 0.9873805623449528, 0.3333333333333333]),
     Row("nash", Nash, {}, BALANCED, balances=True),
     Row("fairgrad", FairGrad, {"alpha": 2.0}, [0.2934424184771914, 0.7874213952945341, 0.23032384869643543]),
+    Row("moco", MoCo, {}, [0.35444444444444445, 0.4311111111111111, 0.21444444444444444]),
+    Row("sdmgrad", SDMGrad, {}, [0.07692307692307691, 0.8461538461538461, 0.07692307692307691]),
     Row("aligned_mtl", AlignedMTL, {}, [0.10063933327196485, 0.2513377037422652, 0.09042167592270864]),
+    Row("db_mtl", DBMTL, {}, [1.5, 3.0, 1.0]),
     Row("upgrad", UPGrad, {}, [0.375, 0.3333333333333333, 0.35185185185185186]),
     Row("dualproj", DualProj, {}, [0.3333333333333333, 0.3333333333333333, 0.3333333333333333]),
+    Row("pe_ltr", PELTR, {}, [0.16666666666666666, 0.6666666666666666, 0.16666666666666666]),
+    Row("pcd", PCD, {}, [1.0032883714767054, 0.0, 0.06911542115546274]),
+    Row("multibalance", MultiBalance, {}, [0.3478260869565218, 0.4347826086956521, 0.2898550724637681]),
+    Row("gradcraft", GradCraft, {}, [1.4764999999999997, 2.3999999999999995, 1.0758999999999999]),
     Row("con_fig", ConFIG, {}, [1.043478260869566, 1.3043478260869552, 0.8695652173913039]),
+    Row("metabalance", MetaBalance, {}, [1.0, 1.7, 0.7666666666666666]),
     Row("pub", PUB, {}, BALANCED, balances=True),
+    Row("graddrop", GradDrop, {}, []),
 ]

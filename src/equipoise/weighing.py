@@ -12,7 +12,7 @@ from torch import Tensor
 from equipoise.gram import cosines, gram
 from equipoise.methods.scale import rescale
 from equipoise.options import Options
-from equipoise.solve import Status
+from equipoise.solve import Solution, Status
 
 Rows = Sequence[Sequence[Tensor]]
 
@@ -187,7 +187,10 @@ class Weigher:
             solution = self.method.solve(statistic, **needs)
             weights, status, residual = solution.weights.double(), solution.status, solution.residual
         else:
-            weights, state = self.method(statistic, state, **needs)
+            found, state = self.method(statistic, state, **needs)
+            if isinstance(found, Solution):
+                residual, status = found.residual, found.status
+            weights = found.weights if isinstance(found, Solution) else found
         whole = torch.zeros(num, dtype=torch.float64)
         whole[there] = rescale(weights, of_mixed, self.options.scale, len(weights))
         return whole, state, status, residual

@@ -10,6 +10,7 @@ from equipoise.methods.aligned_mtl import AlignedMTL
 from equipoise.methods.bandit_mtl import BanditMTL
 from equipoise.methods.cagrad import CAGrad
 from equipoise.methods.con_fig import ConFIG
+from equipoise.methods.db_mtl import DBMTL
 from equipoise.methods.dualproj import DualProj
 from equipoise.methods.dwa import DWA
 from equipoise.methods.equal import Equal
@@ -18,15 +19,23 @@ from equipoise.methods.fairgrad import FairGrad
 from equipoise.methods.famo import FAMO
 from equipoise.methods.fixed import Fixed
 from equipoise.methods.gls import GLS
+from equipoise.methods.gradcraft import GradCraft
+from equipoise.methods.graddrop import GradDrop
 from equipoise.methods.gradnorm import GradNorm
 from equipoise.methods.gradvac import GradVac
 from equipoise.methods.imtl_g import IMTLG
 from equipoise.methods.imtl_l import IMTLL
+from equipoise.methods.metabalance import MetaBalance
 from equipoise.methods.mgda import MGDA
+from equipoise.methods.moco import MoCo
+from equipoise.methods.multibalance import MultiBalance
 from equipoise.methods.nash import Nash
+from equipoise.methods.pcd import PCD
 from equipoise.methods.pcgrad import PCGrad
+from equipoise.methods.pe_ltr import PELTR
 from equipoise.methods.pub import PUB
 from equipoise.methods.rlw import RLW
+from equipoise.methods.sdmgrad import SDMGrad
 from equipoise.methods.stch import STCH
 from equipoise.methods.upgrad import UPGrad
 from equipoise.methods.uw import UW
@@ -68,7 +77,7 @@ class Method(Protocol):
         """Return the state before the first step, in tensors and plain types."""
 
     def __call__(self, statistic: Tensor, state: Any, **needs: Any) -> tuple[Tensor, Any]:
-        """Return unscaled weights [P] and the new state; writes to neither argument."""
+        """Return unscaled weights [P] (or a Solution that holds them) and the new state; writes to neither argument."""
 
 
 METHODS: dict[str, type] = {
@@ -91,15 +100,25 @@ METHODS: dict[str, type] = {
     "cagrad": CAGrad,
     "nash": Nash,
     "fairgrad": FairGrad,
+    "moco": MoCo,
+    "sdmgrad": SDMGrad,
     "aligned_mtl": AlignedMTL,
+    "db_mtl": DBMTL,
     "upgrad": UPGrad,
     "dualproj": DualProj,
+    "pe_ltr": PELTR,
+    "pcd": PCD,
+    "multibalance": MultiBalance,
+    "gradcraft": GradCraft,
     "con_fig": ConFIG,
+    "metabalance": MetaBalance,
     "pub": PUB,
+    "graddrop": GradDrop,
 }
 """Every method by its command-line name; each builds without arguments."""
 
 __all__ = [
+    "DBMTL",
     "DWA",
     "FAMO",
     "GLS",
@@ -107,6 +126,8 @@ __all__ = [
     "IMTLL",
     "METHODS",
     "MGDA",
+    "PCD",
+    "PELTR",
     "PUB",
     "RLW",
     "STCH",
@@ -120,10 +141,16 @@ __all__ = [
     "ExcessMTL",
     "FairGrad",
     "Fixed",
+    "GradCraft",
+    "GradDrop",
     "GradNorm",
     "GradVac",
+    "MetaBalance",
     "Method",
+    "MoCo",
+    "MultiBalance",
     "Nash",
     "PCGrad",
+    "SDMGrad",
     "UPGrad",
 ]

@@ -1,4 +1,4 @@
-"""What loss-level methods share: positive losses, and one Adam step on the numbers that a method learns itself."""
+"""What methods with numbers of their own share: an Adam step on them, moving averages, and checks."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def adam(
 def everyone(statistic: Tensor, present: Tensor | None) -> Tensor:
     """Return `present`, or all tasks where it is None."""
     return torch.ones(len(statistic), dtype=torch.bool) if present is None else present
+
+
+def averaged(m: Tensor, gram: Tensor, present: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return moving averages of norms [T] (a first norm as it is), and those of the present tasks [P]."""
+    norms, moved = gram.diagonal().sqrt(), m.clone()
+    moved[present] = torch.where(m[present] > 0, beta * m[present] + (1.0 - beta) * norms, norms)
+    return moved, moved[present]
 
 
 def check_positive(losses: Tensor, name: str) -> None:
