@@ -269,7 +269,7 @@ def test_excess_is_gradient_times_adagrad_update():
         squares = squares + rows**2
         balancer.backward(losses(parameters, step))
         balancer.step()
-        expected = (rows**2 / (squares.sqrt() + 1e-7)).sum(1)
+        expected = (rows**2 / (squares + 1e-7).sqrt()).sum(1)
         torch.testing.assert_close(method.seen[-1][1]["excess"], expected, rtol=1e-12, atol=0)
 
 

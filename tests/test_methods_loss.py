@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchjd import aggregation
+from torchjd import scalarization as jd
 
 import equipoise as eq
 from equipoise.methods import METHODS
@@ -197,6 +199,52 @@ def test_equal_takes_the_mean():
     assert (eq.Equal().total, eq.Equal(reduce="mean").total) == ("tasks", "one")
     with pytest.raises(ValueError, match="reduce must be"):
         eq.Equal(reduce="max")
+
+
+# ---- torchjd ----
+
+
+@pytest.mark.parametrize("name", ("uw", "imtl_l", "gls", "dwa", "famo"))
+def test_weights_are_the_derivative_of_torchjds_scalar(name):
+    """Over 200 random losses; learned numbers are set to the reference's before each."""
+    reference = {
+        "uw": lambda: jd.UW(3),
+        "imtl_l": lambda: jd.IMTLL(3),
+        "gls": jd.GeometricMean,
+        "dwa": jd.DWA,
+        "famo": lambda: jd.FAMO(3, weight_decay=0.01),
+    }[name]().double()
+    method = eq.DWA(window=5) if name == "dwa" else METHODS[name]()
+    state, g = method.init(3), torch.Generator().manual_seed(0)
+    learned = {"uw": "log_var", "imtl_l": "log_scale"}.get(name)
+    for step in range(200):
+        losses = torch.rand(3, generator=g, dtype=D) + 0.05
+        if learned:
+            drawn = torch.randn(3, generator=g, dtype=D)
+            getattr(reference, learned).data.copy_(drawn)
+            state = {**state, "s": drawn}
+        found, state = method(losses, state, **({"present": HERE} if method.needs else {}))
+        torch.testing.assert_close(found, derivative(reference, losses), rtol=1e-5, atol=0)
+        if name == "dwa" and step % 5 == 4:
+            reference.step()
+        if name == "famo":
+            after = losses * (0.5 + torch.rand(3, generator=g, dtype=D))
+            state = method.observe(state, losses, after, present=HERE)
+            reference.update(after)
+
+
+def test_excess_mtl_is_torchjds_but_for_the_first_step():
+    u = torch.randn(6, 3, 8, generator=torch.Generator().manual_seed(0), dtype=D)
+    reference, method = aggregation.ExcessMTLWeighting(robust_step_size=0.1), eq.ExcessMTL(eta=0.1)
+    state, squares = method.init(3), torch.zeros(3, 8, dtype=D)
+    ratios = []
+    for step in u:
+        squares = squares + step**2
+        excess = (step**2 / (squares + 1e-7).sqrt()).sum(1)
+        found, state = method(LOSSES, state, excess=excess, present=HERE)
+        ratios.append(found / reference(step))
+    for later in ratios[1:]:  # the reference's undivided first step is a constant factor a task from then on
+        torch.testing.assert_close(later / later[0], ratios[0] / ratios[0][0], rtol=1e-5, atol=0)
 
 
 # ---- absent tasks, bad input ----

@@ -14,7 +14,7 @@ from equipoise.updates.rows import dense
 
 Held = dict[str, dict[int, Tensor]]
 EPS = 1e-7
-"""Added to the root of ExcessMTL's sums of squares, so that an entry that was always 0 counts for nothing."""
+"""Added to ExcessMTL's sums of squares under the root, as its authors do: an entry that was always 0 counts for nothing."""
 
 
 class Tracks:
@@ -42,7 +42,7 @@ class Tracks:
                 held[position] = task.shared[at] = row
 
     def excess(self, present: Mapping[str, TaskGradient]) -> Tensor:
-        """Return [P] float64 `<g_t, u_t>`, u_t = g_t / (sqrt(sum of squares so far) + eps), and add this step's squares.
+        """Return [P] float64 `<g_t, u_t>`, u_t = g_t / sqrt(sum of squares so far + eps), and add this step's squares.
 
         Source: ExcessMTL (ICML 2024), its diagonal estimate of the excess risk.
         """
@@ -55,7 +55,7 @@ class Tracks:
                 g = dense(task.shared[at], p)
                 squares = g * g if position not in held else held[position] + g * g
                 held[position] = squares
-                total += float((g * g / (squares.sqrt() + EPS)).double().sum())  # synchronises
+                total += float((g * g / (squares + EPS).sqrt()).double().sum())  # synchronises
             found.append(total)
         return torch.tensor(found, dtype=torch.float64)
 

@@ -25,7 +25,8 @@ class ExcessMTL:
     Raises:
         ValueError: eta is not positive.
 
-    Source: ICML 2024, algorithm 1 and its diagonal estimate; one backward a task, T sums of squares of the shared parameters.
+    Source: ICML 2024, algorithm 1 and its diagonal estimate (its section 3.2 divides by the first value; the authors' code,
+    and torchjd with it, takes the very first excess undivided, which we do not follow); one backward a task, T sums of squares of the shared parameters.
     """
 
     eta: float = 0.01
