@@ -115,7 +115,7 @@ def test_an_interruption_leaves_a_usable_checkpoint(log, tmp_path, number):
     ]
     command += ["--patience", "500", "--model", "shared_bottom", "--batch-size", "8"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    for _ in range(600):
+    for _ in range(2400):  # two minutes: torch may take long to import on a busy machine
         if (out / "checkpoint" / "last.safetensors").is_file():
             break
         time.sleep(0.05)
@@ -127,6 +127,24 @@ def test_an_interruption_leaves_a_usable_checkpoint(log, tmp_path, number):
     config = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**config, "epochs": state["epoch"] + 1}))
     assert resume(out, quiet=True).metrics["steps"] >= state["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_before_the_first_step_leaves_nothing(tmp_path, number):
+    out = tmp_path / "run"  # the simulated log takes a second or more to make
+    process = subprocess.Popen(
+        [sys.executable, "-m", "equipoise", "train", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    for _ in range(2400):
+        if out.is_dir():
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert not out.exists()
 
 
 def test_one_class_is_refused_and_nothing_is_left(tmp_path):

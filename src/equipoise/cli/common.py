@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -33,11 +35,13 @@ def reported(command: F) -> F:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # SIGTERM behaves as Ctrl-C from the start
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             command(*args, **kwargs)
         except BrokenPipeError:
             raise
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             fail(str(error))
         except KeyboardInterrupt:
             typer.echo("equipoise: interrupted", err=True)
