@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from equipoise.updates import adagrad, adam, adamw, generic, rmsprop, sgd
+from equipoise.updates import adadelta, adagrad, adam, adamax, adamw, generic, nadam, radam, rmsprop, sgd
 
 State = Mapping[str, Any]
 Hyper = Mapping[str, Any]
@@ -57,6 +57,10 @@ RULES: dict[type[torch.optim.Optimizer], Rule] = {
     torch.optim.AdamW: adamw,
     torch.optim.Adagrad: adagrad,
     torch.optim.RMSprop: rmsprop,
+    torch.optim.NAdam: nadam,
+    torch.optim.RAdam: radam,
+    torch.optim.Adamax: adamax,
+    torch.optim.Adadelta: adadelta,
 }
 
 
