@@ -111,34 +111,25 @@ def sides(num_tasks: int) -> dict[str, Callable[[Tensor, Tensor], None]]:
         result[f"equipoise {name}"] = _balanced(*fresh(), dict(options))
     try:
         from torchjd.aggregation import UPGrad
-        from torchjd.autojac import mtl_backward
-    except ImportError:
+        from torchjd.autojac import jac_to_grad, mtl_backward
+
+        aggregator = UPGrad()  # needs quadprog beside torchjd
+    except ImportError as error:
+        print(f"torchjd is left out: {error}")
         return result
     jd_model, jd_optimizer = fresh()
-    aggregator = UPGrad()
 
     def jd(ids: Tensor, labels: Tensor) -> None:
         losses, found = jd_model.losses(ids, labels)
         jd_optimizer.zero_grad()
-        _mtl_backward(mtl_backward, aggregator, list(losses.values()), found, jd_model)
+        mtl_backward(
+            list(losses.values()), features=found, parallel_chunk_size=1
+        )  # faster than vmap on a CPU
+        jac_to_grad(jd_model.shared_parameters(), aggregator)
         jd_optimizer.step()
 
-    try:
-        jd(*data(num_tasks))
-    except TypeError:
-        return result
     result["torchjd UPGrad"] = jd
     return result
-
-
-def _mtl_backward(
-    call: Callable[..., None], aggregator: object, losses: list[Tensor], found: Tensor, model: Model
-) -> None:
-    """One backward at a time (`parallel_chunk_size=1`): the faster way on a CPU."""
-    from torchjd.autojac import jac_to_grad
-
-    call(losses, features=found, parallel_chunk_size=1)
-    jac_to_grad(model.shared_parameters(), aggregator)
 
 
 def _balanced(

@@ -122,6 +122,29 @@ def test_representation_accumulates_with_the_weights_of_the_first_call():
     torch.testing.assert_close(parameters["trunk"], before["trunk"] - 0.05 * gradient, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("choice", ("damp", "skip", "raise"))
+def test_representation_without_a_common_descent(choice):
+    parameters, _, balancer = make("pub", level="representation", on_stationary=choice, tasks="ab")
+    before = clones(parameters)
+    h = parameters["trunk"].sum(1)
+    found = {"a": (h * parameters["a"].detach()).sum() + parameters["a"].sum()}
+    found["b"] = -(h * parameters["a"].detach()).sum() + parameters["b"].sum()
+    if choice == "raise":
+        with pytest.raises(eq.StationaryError, match="representation"):
+            balancer.backward(found, representation=h)
+        assert moved(before, parameters) == set()
+        with pytest.raises(RuntimeError, match="step needs a backward"):
+            balancer.step()
+        return
+    balancer.backward(found, representation=h)
+    balancer.step()
+    assert balancer.last.status == "stationary"
+    assert moved(before, parameters) - {"trunk"} == {"a", "b"}
+    if choice == "skip":
+        assert balancer.last.skipped
+        assert torch.equal(before["trunk"], parameters["trunk"])
+
+
 def test_representation_refuses():
     parameters, _, balancer = make("pub", level="representation")
     with pytest.raises(ValueError, match="representation must be given"):

@@ -156,6 +156,7 @@ class Balancer:
 
         Raises:
             ValueError: a loss that is not a scalar, an unknown task, a loss that reaches no shared parameter.
+            StationaryError: under `on_stationary="raise"`, where weights come before the backward; else `step` raises it.
         """
         checked = check_losses(losses, counts)
         self._weigher.begin(checked.names)
@@ -167,7 +168,7 @@ class Balancer:
             else:
                 given = getattr(losses, "representation", None) if representation is None else representation
                 self._backward_weighted(checked, given)
-        except ValueError:
+        except (ValueError, StationaryError):
             self.zero_grad()
             raise
 
