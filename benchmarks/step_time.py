@@ -1,4 +1,4 @@
-"""Time of a training step: plain Adam, the floor (forward and T backwards), Equipoise in each mode, torchjd.
+"""Time of a training step: plain Adam, the floor (forward and T backwards), Equipoise in each mode.
 
 python benchmarks/step_time.py [--tasks 2 4 8] [--rounds 15] [--threads N]
 
@@ -109,26 +109,6 @@ def sides(num_tasks: int) -> dict[str, Callable[[Tensor, Tensor], None]]:
     }
     for name, options in modes.items():
         result[f"equipoise {name}"] = _balanced(*fresh(), dict(options))
-    try:
-        from torchjd.aggregation import UPGrad
-        from torchjd.autojac import jac_to_grad, mtl_backward
-
-        aggregator = UPGrad()  # needs quadprog beside torchjd
-    except ImportError as error:
-        print(f"torchjd is left out: {error}")
-        return result
-    jd_model, jd_optimizer = fresh()
-
-    def jd(ids: Tensor, labels: Tensor) -> None:
-        losses, found = jd_model.losses(ids, labels)
-        jd_optimizer.zero_grad()
-        mtl_backward(
-            list(losses.values()), features=found, parallel_chunk_size=1
-        )  # faster than vmap on a CPU
-        jac_to_grad(jd_model.shared_parameters(), aggregator)
-        jd_optimizer.step()
-
-    result["torchjd UPGrad"] = jd
     return result
 
 
