@@ -34,6 +34,7 @@ NAMES = [
     "gradvac",
     "imtl_g",
     "cagrad",
+    "conic_grad",
     "fairgrad",
     "aligned_mtl",
     "upgrad",

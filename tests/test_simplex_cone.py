@@ -3,11 +3,12 @@
 import doctest
 import importlib
 
+import cvxpy
 import numpy as np
 import pytest
 import torch
 
-from equipoise.solve import Status, balance, conflict_averse, fair, min_norm, project
+from equipoise.solve import Status, balance, conflict_averse, conic, fair, min_norm, project
 
 KINDS = ("generic", "conflict", "low_rank", "near_opposite", "zero_row", "lengths")
 SIZES = (1, 2, 3, 8, 40)
@@ -308,3 +309,43 @@ def test_examples_print_what_they_say(name):
     found = doctest.testmod(importlib.import_module(f"equipoise.solve.{name}"))
     assert found.attempted
     assert not found.failed
+
+
+@pytest.mark.parametrize("cosine", (0.2, 0.5, 0.9, 0.99))
+@CASES
+def test_conic_is_the_best_direction_of_the_cone(kind, t, cosine):
+    """cvxpy solves the cone program over length 1; a best value of 0 means that no direction helps every task."""
+    u = rows(kind, t)
+    found = conic(u @ u.T, cosine)
+    if not u.any():
+        assert found.weights.tolist() == [1.0 / t] * t
+        return
+    mean = u.mean(0) / np.linalg.norm(u.mean(0))
+    d, v = cvxpy.Variable(u.shape[1]), cvxpy.Variable()
+    size = np.linalg.norm(u, axis=1).max()
+    constraints = [u / size @ d >= v, cvxpy.norm(d) <= 1, mean @ d >= cosine * cvxpy.norm(d)]
+    cvxpy.Problem(cvxpy.Maximize(v), constraints).solve(solver="CLARABEL")
+    ours = found.weights.numpy() @ u
+    ours /= np.linalg.norm(ours)
+    if found.status is Status.STATIONARY:
+        assert v.value <= 1e-5
+        np.testing.assert_allclose(found.weights, 1.0 / t)
+    else:
+        assert found.status is Status.SOLVED
+        assert (u @ ours).min() / size >= v.value - 1e-6  # what the reference leaves open
+        assert mean @ ours >= cosine - 2e-6  # weights of 1e4 cancel in the nearly opposite pair
+
+
+def test_conic_at_the_edges():
+    assert conic([[4.0]], 0.5).weights.tolist() == [1.0]
+    assert conic([[1.0, 0.5], [0.5, 1.0]], 1.0).weights.tolist() == [0.5, 0.5]  # the mean alone
+    assert conic([[1.0, -1.0], [-1.0, 1.0]], 0.5).status is Status.STATIONARY  # the mean is 0
+    # rows (1, 0), (0, 4): the nearest point of the hull lies at 43 degrees from the mean
+    gram = torch.tensor([[1.0, 0.0], [0.0, 16.0]], dtype=torch.float64)
+    for cosine in (0.8, 0.5):
+        d = conic(gram, cosine).weights * torch.tensor([1.0, 4.0]).double()
+        assert float(d.norm()) == pytest.approx(17**0.5 / 2, rel=1e-12)
+        along = float(d @ torch.tensor([1.0, 4.0]).double()) / float(d.norm()) / 17**0.5
+        assert along == pytest.approx(max(cosine, 8 / 17), rel=1e-9)
+    with pytest.raises(ValueError, match="cosine must lie in"):
+        conic(gram, 0.0)

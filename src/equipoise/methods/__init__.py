@@ -10,6 +10,7 @@ from equipoise.methods.aligned_mtl import AlignedMTL
 from equipoise.methods.bandit_mtl import BanditMTL
 from equipoise.methods.cagrad import CAGrad
 from equipoise.methods.con_fig import ConFIG
+from equipoise.methods.conic_grad import ConicGrad
 from equipoise.methods.db_mtl import DBMTL
 from equipoise.methods.dualproj import DualProj
 from equipoise.methods.dwa import DWA
@@ -110,6 +111,7 @@ METHODS: dict[str, type] = {
     "pcd": PCD,
     "multibalance": MultiBalance,
     "gradcraft": GradCraft,
+    "conic_grad": ConicGrad,
     "con_fig": ConFIG,
     "metabalance": MetaBalance,
     "pub": PUB,
@@ -136,6 +138,7 @@ __all__ = [
     "BanditMTL",
     "CAGrad",
     "ConFIG",
+    "ConicGrad",
     "DualProj",
     "Equal",
     "ExcessMTL",

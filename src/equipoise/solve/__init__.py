@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from equipoise.solve.ball import conflict_averse
 from equipoise.solve.cone import project
+from equipoise.solve.conic import conic
 from equipoise.solve.equation import balance
 from equipoise.solve.fairness import fair
 from equipoise.solve.simplex import min_norm
@@ -16,6 +17,7 @@ __all__ = [
     "balance",
     "checked",
     "conflict_averse",
+    "conic",
     "fair",
     "min_norm",
     "project",
