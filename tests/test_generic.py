@@ -11,19 +11,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from equipoise.updates import adam, generic, prepare, rule_for
 
-GENERIC = [
-    (torch.optim.ASGD, {"weight_decay": 0.1, "t0": 3, "maximize": True}),
-    (torch.optim.Adafactor, {"weight_decay": 0.1, "lr": 0.3}),
-    (torch.optim.Adafactor, {"lr": 0.9, "maximize": True}),
-    (torch.optim.Rprop, {"maximize": True}),
-]
-MUON = getattr(torch.optim, "Muon", None)  # torch 2.9
-if MUON is not None:
-    GENERIC += [(MUON, {"weight_decay": 0.1}), (MUON, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"})]
 # a rule goes by the exact class: what a subclass does nobody knows
+NAMES = ("NAdam", "RAdam", "Adamax", "Adadelta", "ASGD", "Adafactor", "Muon")
 UNKNOWN = {
-    name: type(name, (getattr(torch.optim, name),), {}) for name in ("NAdam", "RAdam", "Adamax", "Adadelta")
+    name: type(name, (getattr(torch.optim, name),), {}) for name in NAMES if hasattr(torch.optim, name)
 }
+MUON = UNKNOWN.get("Muon")  # torch 2.9
+GENERIC = [
+    (torch.optim.Rprop, {"maximize": True}),
+    (UNKNOWN["ASGD"], {"t0": 3, "maximize": True}),
+    (UNKNOWN["Adafactor"], {"lr": 0.9, "maximize": True}),
+]
+if MUON is not None:
+    GENERIC.append((MUON, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}))
 GENERIC += [(kind, {"weight_decay": 0.1}) for kind in UNKNOWN.values()]
 
 
@@ -149,8 +149,8 @@ def test_generic_needs_the_parameter_and_an_optimizer_of_its_own():
     [
         (UNKNOWN["Adamax"], True),
         (UNKNOWN["Adadelta"], True),
-        (torch.optim.ASGD, True),
-        (torch.optim.Adafactor, False),
+        (UNKNOWN["ASGD"], True),
+        (UNKNOWN["Adafactor"], False),
     ]
     + [(MUON, False)] * (MUON is not None),
 )

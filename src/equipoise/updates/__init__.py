@@ -13,7 +13,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from equipoise.updates import adadelta, adagrad, adam, adamax, adamw, generic, nadam, radam, rmsprop, sgd
+from equipoise.updates import (
+    adadelta,
+    adafactor,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    asgd,
+    generic,
+    muon,
+    nadam,
+    radam,
+    rmsprop,
+    sgd,
+)
 
 State = Mapping[str, Any]
 Hyper = Mapping[str, Any]
@@ -25,7 +39,7 @@ class Rule(Protocol):
     """What one optimizer does to one parameter theta of any shape. A module with these functions is a rule.
 
     `gradient` is what `prepare` returns. `state` may be {}: not begun. `parameter` is theta before the step;
-    only rules whose step reads theta (generic: Adafactor, ASGD) need it, the others ignore it.
+    only rules whose step reads theta (Adafactor, ASGD, the generic one) need it, the others ignore it.
     """
 
     def init(self, parameter: Tensor, hyper: Hyper) -> dict[str, Any]:
@@ -61,7 +75,11 @@ RULES: dict[type[torch.optim.Optimizer], Rule] = {
     torch.optim.RAdam: radam,
     torch.optim.Adamax: adamax,
     torch.optim.Adadelta: adadelta,
+    torch.optim.ASGD: asgd,
+    torch.optim.Adafactor: adafactor,
 }
+if hasattr(torch.optim, "Muon"):  # torch 2.9
+    RULES[torch.optim.Muon] = muon
 
 
 def rule_for(optimizer: torch.optim.Optimizer) -> Rule:

@@ -5,11 +5,11 @@
 
 in float64 since the difference loses theta's leading digits. The step runs at the optimizer's own lr (at 1 if
 that is 0: then the rows still have a direction, and `apply` moves nothing). One could run it always at lr 1
-and spare the division; but Rprop and ASGD keep their step sizes in the state, where lr was put long ago, and
+and spare the division; but Rprop keeps its step sizes in the state, where lr was put long ago, and a subclass of
 Adafactor takes min(lr, 1/sqrt(k)), which is not linear in lr. At its own lr `theta - lr u` is the optimizer's
 step whatever lr means to it.
 
-What ASGD does to theta besides the gradient (lambd) counts as part of each task's update. An optimizer that
+What an optimizer does to theta besides gradient and decay counts as part of each task's update. One that
 looks at several parameters in one step sees only one here. Slower than a known rule by about a `step` a task
 and parameter.
 """
@@ -78,7 +78,7 @@ class Generic:
     ) -> dict[str, Any]:
         """Return the slots after the optimizer's own step from theta = `parameter`, bit for bit.
 
-        A slot that follows theta (ASGD's average) follows the optimizer's own step, not the joint update.
+        A slot that follows theta (an average) follows the optimizer's own step, not the joint update.
 
         Raises:
             ValueError: as `peek`.
