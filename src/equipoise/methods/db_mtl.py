@@ -25,7 +25,7 @@ class DBMTL:
     Raises:
         ValueError: a constant out of range; at a step a loss that is not positive.
 
-    Source: arXiv 2308.12029, sections 3.1 and 3.2; constants as in LibMTL, from memory.
+    Source: arXiv 2308.12029, sections 3.1 and 3.2; constants as in LibMTL, which starts the average at 0.
     """
 
     beta: float = 0.9

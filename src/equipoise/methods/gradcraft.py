@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from equipoise.gram import cosines
-from equipoise.methods.learned import averaged, check_number, everyone
+from equipoise.methods.learned import check_number, everyone
 
 
 @dataclass(frozen=True)
 class GradCraft:
     """GradCraft: lengths brought together, then every conflict of a task resolved at once.
 
-    Lengths: `g_t <- g_t (r max_s m_s / m_t + 1 - r)`, m the moving averages of norms. Directions: task i, with the set C of tasks whose rows
+    Lengths: `g_t <- g_t (r max_s m_s / m_t + 1 - r)`, m the moving averages of norms, from 0. Directions: task i, with the set C of tasks whose rows
     oppose its row, becomes `g_i + sum_{j in C} v_j g_j` with `<that, g_j> = eps |g_i| |g_j|` for every j in C together (PCGrad resolves
-    one pair after the other, and later ones undo earlier ones). The joint row is the sum over i.
+    one pair after the other, and later ones undo earlier ones). The joint row is the mean over i.
 
     Args:
         relax: r in [0, 1]. beta: share of the past in the averages. eps: what is left of the cosine, >= 0.
@@ -26,8 +26,8 @@ class GradCraft:
     Raises:
         ValueError: a constant out of range.
 
-    Source: KDD 2024 (arXiv 2407.19682), from public summaries: the paper's text could not be had, so details and constants may
-    differ. Where the rows of C are dependent the least-squares v is taken.
+    Source: KDD 2024 (arXiv 2407.19682) and the authors' code, the mean of rows included; r, beta and eps are its arguments
+    without defaults. Where the rows of C are dependent we take the least-squares v, the code an inverse.
     """
 
     relax: float = 0.7
@@ -57,7 +57,9 @@ class GradCraft:
         self, statistic: Tensor, state: dict[str, Any], *, present: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the weights [P] for a Gram matrix [P, P]: the column sums of the coefficients."""
-        m, average = averaged(state["m"], statistic, everyone(statistic, present), self.beta)
+        here, m = everyone(statistic, present), state["m"].clone()
+        m[here] = self.beta * m[here] + (1.0 - self.beta) * statistic.diagonal().sqrt()
+        average = m[here]
         lengths = self.relax * average.max() / average + (1.0 - self.relax)
         unit = cosines(statistic)
         scaled = lengths * statistic.diagonal().sqrt()  # the rows' lengths once scaled
@@ -68,4 +70,4 @@ class GradCraft:
                 gap = self.eps - row[against]
                 v = torch.linalg.lstsq(unit[against][:, against], gap[:, None], driver="gelsd").solution[:, 0]
                 total[against] += v * scaled[i] / scaled[against]
-        return total * lengths, {"m": m}
+        return total * lengths / len(total), {"m": m}

@@ -28,7 +28,7 @@ class MetaBalance:
     Raises:
         ValueError: a constant out of range.
 
-    Source: WWW 2022, algorithm 1 and its strategies; relax and beta are defaults of the authors' code, from memory.
+    Source: WWW 2022, algorithm 1 and its strategies; relax and beta are defaults of the authors' code, whose rule is `both`.
     """
 
     relax: float = 0.7

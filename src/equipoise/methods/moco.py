@@ -26,8 +26,8 @@ class MoCo:
     Raises:
         ValueError: a constant out of range.
 
-    Source: ICLR 2023, algorithm 1; the decay and the constants are those of LibMTL, from memory, whose softmax in place of the
-    projection and whose scaling of gradients by loss over norm we leave out.
+    Source: ICLR 2023, algorithm 1; the decay and the constants are those of LibMTL, whose softmax in place of the projection
+    and whose scaling of gradients by loss over norm we leave out.
     """
 
     beta: float = 0.5

@@ -29,8 +29,8 @@ class STCH:
     Raises:
         ValueError: mu or warmup out of range; at a step a loss that is not positive.
 
-    Source: ICML 2024, its smooth Tchebycheff scalarisation with ideal point 0; logarithms, nadir and warm-up as its authors
-    do for deep multi-task learning, from memory of their code and not compared with it.
+    Source: ICML 2024, its smooth Tchebycheff scalarisation with ideal point 0; logarithms, nadir and warm-up as LibMTL
+    has them after the authors' code, where warm-up and nadir are counted in epochs and there are no priorities.
     """
 
     mu: float = 1.0
