@@ -178,12 +178,3 @@ def test_fixed_names_a_task_that_does_not_exist():
         for _ in range(2):  # a second try meets the same error
             with pytest.raises(ValueError, match=message):
                 balancer.backward(losses(parameters, 0))
-
-
-def test_sparse_gradients_cannot_be_mixed_as_updates():
-    table = torch.nn.Embedding(5, 2, sparse=True)
-    balancer = eq.Balancer(torch.optim.SGD(table.parameters(), lr=0.1), "pub", shared=table.parameters())
-    found = table(torch.tensor([1, 3]))
-    balancer.backward({"a": found[0].sum(), "b": found[1].square().sum()})
-    with pytest.raises(ValueError, match="dense"):
-        balancer.step()

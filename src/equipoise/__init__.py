@@ -55,6 +55,7 @@ _NAMES = {
     "GradNorm": "equipoise.methods",
     "ExcessMTL": "equipoise.methods",
     "BanditMTL": "equipoise.methods",
+    "RowWiseAdagrad": "equipoise.updates.rowwise_adagrad",
     "Losses": "equipoise.losses",
     "train": "equipoise.training",
     "resume": "equipoise.training",

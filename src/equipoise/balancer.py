@@ -19,6 +19,7 @@ from equipoise.collect import (
     sort_tasks,
 )
 from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
+from equipoise.gram import gram
 from equipoise.layout import Layout
 from equipoise.mixing import cross_gram, mix_gradients, mix_updates
 from equipoise.moments import TaskMoments
@@ -26,7 +27,7 @@ from equipoise.options import Options, refuse_weighted, resolve_method
 from equipoise.record import Record, StationaryError, Tally
 from equipoise.tracks import Tracks
 from equipoise.updates.clippy import Clippy
-from equipoise.weighing import Rows, Weighed, Weigher, constant, nothing
+from equipoise.weighing import Grams, Weighed, Weigher, constant, nothing
 
 
 class Balancer:
@@ -50,7 +51,8 @@ class Balancer:
         scale: "convex" sum w = 1, "sum" sum w = T, "norm" |u| = mean |u_t|, "frobenius", "raw"; None: the method's.
             The optimizer's state moves with sum_t w_t g_t, so the scale also sets how much fresh gradient enters it.
         moments: "shared" (the optimizer's own slots) or "per_task" (AdaTask: one set of slots a task, held here,
-            seeded from the optimizer's; when the optimizer is saved its slots receive the tasks' mean).
+            seeded from the optimizer's; when the optimizer is saved its slots receive the tasks' mean); "per_task_dense"
+            leaves row-sparse tables one set for all tasks, which is all their memory.
         clip: a `Clippy`, bounds each variable's relative change in each task's update.
         max_norm: bounds the joint step: the joint update's norm when updates are mixed, else the mixed gradient's.
         max_task_norm: bounds each task's gradient, shared and own together, before anything reads it. (torch's
@@ -111,7 +113,7 @@ class Balancer:
         )
         self.last: Record | None = None
         self._layout = Layout.of(optimizer, shared)
-        self._moments = TaskMoments(self._layout) if moments == "per_task" else None
+        self._moments = None if moments == "shared" else TaskMoments(self._layout)
         self._tracks = Tracks(self._layout, self.method)
         self._weigher = Weigher(self.options)
         self._tally = Tally()
@@ -194,7 +196,7 @@ class Balancer:
     def _backward_weighted(self, checked: CheckedLosses, representation: Tensor | None) -> None:
         """Weights from the losses or the representation's gradients where they are due, then one backward."""
         collected, of_rows = self._collected, self.options.level == "representation"
-        rows: dict[str, Rows] = {}
+        rows: list[list[Tensor]] = []
         if of_rows:
             if representation is None:
                 raise ValueError(
@@ -205,7 +207,7 @@ class Balancer:
                 self._layout.discover(checked.values, len(self._weigher.tasks))
             found = collect_representation(collected, self._layout, checked, representation)
             tasks = list(found)
-            rows = {"representation": [[row] for row in found.values()]}
+            rows = [[row] for row in found.values()]
             self._layout.put_own(collected.tasks)
         else:
             finite = {
@@ -216,7 +218,12 @@ class Balancer:
             tasks = [name for name, good in finite.items() if good and name in kept]
         if any(self._weighed is None or name not in self._weighed.tasks for name in tasks):
             losses = torch.stack([checked.values[name].detach().double() for name in tasks]).cpu()
-            self._weighed = self._decide(tasks, losses, rows, "representation" if of_rows else None)
+            self._weighed = self._decide(
+                tasks,
+                losses,
+                lambda kinds: {kind: [gram(rows)] for kind in kinds},
+                "representation" if of_rows else None,
+            )
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
             collect_weighted(
@@ -270,8 +277,8 @@ class Balancer:
         plain = one and options.clip is None and options.max_norm is None
         combine = self._weigher.combine if hasattr(self.method, "combine") else None
 
-        def weigh(rows: Mapping[str, Rows], mixed: str) -> Weighed:
-            return self._weigh(present, rows, mixed, one)
+        def weigh(grams: Grams, mixed: str) -> Weighed:
+            return self._weigh(present, grams, mixed, one)
 
         if options.mixes_updates and not (plain and (self._moments is None or len(self._weigher.tasks) == 1)):
             weighed = mix_updates(layout, options, present, self._moments, weigh, combine)
@@ -283,9 +290,7 @@ class Balancer:
             o.step()
         return self._record(weighed)
 
-    def _weigh(
-        self, present: Mapping[str, TaskGradient], rows: Mapping[str, Rows], mixed: str, one: bool
-    ) -> Weighed:
+    def _weigh(self, present: Mapping[str, TaskGradient], grams: Grams, mixed: str, one: bool) -> Weighed:
         """Return the weight 1 of a single task or of a row method, else what `_decide` says."""
         tasks = list(present)
         if one or hasattr(self.method, "combine"):
@@ -296,13 +301,13 @@ class Balancer:
             extras["excess"] = self._tracks.excess(present)
         if "cross" in self.method.needs and self._weigher.must_solve(tasks):
             extras["cross"] = cross_gram(self._layout, self.options, tasks, self._collected.calls)
-        return self._decide(tasks, losses, rows, mixed, extras)
+        return self._decide(tasks, losses, grams, mixed, extras)
 
     def _decide(
         self,
         tasks: list[str],
         losses: Tensor,
-        rows: Mapping[str, Rows],
+        grams: Grams,
         mixed: str | None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Weighed:
@@ -311,7 +316,7 @@ class Balancer:
             return self._weigher.keep(tasks)
         if len(tasks) == 1 and self.options.scale != "raw":
             return constant(tasks, "one_task")
-        weighed = self._weigher.solve(tasks, losses, rows, mixed, extras)
+        weighed = self._weigher.solve(tasks, losses, grams, mixed, extras)
         if weighed.status == "stationary" and self.options.on_stationary == "raise":
             raise StationaryError(
                 f"no step serves all tasks at step {self._weigher.steps + 1}: 0 lies in the convex hull of the "

@@ -72,6 +72,7 @@ def collect_each(
         found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
     call: dict[str, Gradients] = {}
     for name, every in found.items():
+        layout.check_rows(candidates, every)
         by_position = dict(zip(candidates, every, strict=True))
         shared = [by_position[i] for i in layout.shared]
         if all(g is None for g in shared):
@@ -106,6 +107,7 @@ def collect_representation(
                 f"losses[{name!r}] must reach the representation, its graph does not; pass the tensor that every tower "
                 "reads as `representation`"
             )
+        layout.check_rows(layout.own(), own)
         squares = loss.detach() + sum_of_squares([row], row) + sum_of_squares(own, row)
         if not math.isfinite(float(squares)):  # synchronises
             collected.bad.add(name)
@@ -140,6 +142,7 @@ def collect_weighted(
     if weighted:
         total = torch.stack([checked.values[name] * weights[name] for name in weighted]).sum()
         found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)])
+        layout.check_rows([*(layout.shared or ()), *own], found)
         shared_g = found[:num_shared]
         for at, g in enumerate(found[num_shared:]):
             own_g[at] = None if g is None else g / weights[layout.owner(own[at])]

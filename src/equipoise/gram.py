@@ -10,7 +10,7 @@ from torch import Tensor
 BLOCK = 2**16
 """Entries of a vector that are multiplied at a time: T blocks of this size stay in a core's cache."""
 
-_SMALL = 1e-30  # squared norm below which float32 squares lose digits, then vanish
+SMALL = 1e-30  # squared norm below which float32 squares lose digits, then vanish
 
 
 def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -34,7 +34,7 @@ def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
         if any(v.shape != column[0].shape for v in column):
             raise ValueError(f"rows must have one shape a tensor, got {[tuple(v.shape) for v in column]}")
     total = _products(columns, torch.float32)
-    if not bool((total.diagonal() >= _SMALL).all()):
+    if not bool((total.diagonal() >= SMALL).all()):
         total = _products(columns, torch.float64)
     return total
 
@@ -45,6 +45,12 @@ def cross(first: Sequence[Sequence[Tensor]], second: Sequence[Sequence[Tensor]])
     return gram([*first, *second])[:num, num:]
 
 
+def products(rows: Tensor, least: torch.dtype) -> Tensor:
+    """Return [T, T] of rows [T, ...] that fit a core's cache, in the wider of their dtype and `least`."""
+    block = rows.flatten(1).to(torch.promote_types(rows.dtype, least))
+    return block @ block.T
+
+
 def _products(columns: Sequence[Sequence[Tensor]], least: torch.dtype) -> Tensor:
     """Return [T, T] float64 on the CPU; blocks are multiplied in the wider of their own dtype and `least`."""
     first = columns[0][0]
@@ -53,11 +59,9 @@ def _products(columns: Sequence[Sequence[Tensor]], least: torch.dtype) -> Tensor
         if any(v.is_sparse for v in column):
             total += _sparse(column, least).to(total.device)
             continue
-        dtype = torch.promote_types(column[0].dtype, least)
         flat = [v.reshape(-1) for v in column]
         for start in range(0, flat[0].numel(), BLOCK):
-            block = torch.stack([v[start : start + BLOCK] for v in flat]).to(dtype)
-            total += (block @ block.T).double()
+            total += products(torch.stack([v[start : start + BLOCK] for v in flat]), least).double()
     return total.cpu()
 
 

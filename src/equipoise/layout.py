@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equipoise.gradients import Gradients, TaskGradient, gradients, sum_weighted
 from equipoise.updates import Rule, rule_for
-from equipoise.updates.rows import Shared
+from equipoise.updates.rows import Shared, check_sparse
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Layout:
         shared: positions of the shared ones; None until the first backward finds them.
         owners: {position: task} of the others as far as a loss reached them; "" where several tasks do.
         seen: tasks whose own parameters are known.
+        tables: positions that had a sparse gradient.
     """
 
     optimizers: list[torch.optim.Optimizer]
@@ -31,6 +32,7 @@ class Layout:
     shared: list[int] | None = None
     owners: dict[int, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    tables: set[int] = field(default_factory=set)
 
     @classmethod
     def of(
@@ -95,13 +97,23 @@ class Layout:
 
     def bind(self) -> list[Shared]:
         """Look up optimizer, group and rule of each shared parameter (a load makes groups new dicts)."""
-        found = [
+        found = self._bound()
+        return [found[position] for position in self.shared or ()]
+
+    def _bound(self) -> list[Shared]:
+        return [
             Shared(p, o, group, rule)
             for o, rule in zip(self.optimizers, self.rules, strict=True)
             for group in o.param_groups
             for p in group["params"]
         ]
-        return [found[position] for position in self.shared or ()]
+
+    def check_rows(self, positions: Iterable[int], found: Iterable[Tensor | None]) -> None:
+        """Raise a ValueError for a sparse gradient whose optimizer cannot take it; each table is looked at once."""
+        for position, g in zip(positions, found, strict=True):
+            if g is not None and g.is_sparse and position not in self.tables:
+                check_sparse(self._bound()[position])
+                self.tables.add(position)
 
     def find_shared(self, found: Mapping[str, Gradients], num_tasks: int) -> list[int]:
         """Return the positions that two tasks or more reach; with one task, all that it reaches.

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equipoise import joint
 from equipoise.gradients import Gradients, TaskGradient, sum_weighted
-from equipoise.gram import cross
+from equipoise.gram import SMALL, cross, gram, products
 from equipoise.layout import Layout
 from equipoise.moments import TaskMoments
 from equipoise.options import Options
-from equipoise.updates.rows import task_rows
-from equipoise.weighing import Rows, Weighed
+from equipoise.updates.rows import Part, View, bundles
+from equipoise.weighing import Grams, Weighed
 
-Weigh = Callable[[Mapping[str, Rows], str], Weighed]
+Weigh = Callable[[Grams, str], Weighed]
 Combine = Callable[[Sequence[Tensor]], Tensor] | None
+
+
+def parts_of(layout: Layout, found: Sequence[Gradients]) -> list[Part]:
+    """Return the parts of the shared parameters for the tasks' shared gradients [T][parameters]."""
+    return [
+        Part.of(shared, column)
+        for shared, column in zip(layout.bind(), zip(*found, strict=True), strict=True)
+    ]
 
 
 def mix_gradients(
@@ -29,16 +38,30 @@ def mix_gradients(
 ) -> Weighed:
     """Set shared `p.grad = sum_t w_t g_t`; the optimizer's own step does the rest."""
     parameters = layout.shared_parameters()
-    rows = filled(parameters, [task.shared for task in present.values()])
-    weighed = weigh({"gradients": rows}, "gradients")
+    parts: list[Part] = []
+
+    def grams(kinds: Collection[str]) -> dict[str, list[Tensor]]:
+        parts.extend(parts or parts_of(layout, [task.shared for task in present.values()]))
+        if options.per == "tensor":
+            return {kind: [gram([[g] for g in part.gradients]) for part in parts] for kind in kinds}
+        rows = list(zip(*(part.gradients for part in parts), strict=True))
+        return {kind: [gram(rows)] for kind in kinds}
+
+    weighed = weigh(grams, "gradients")
     if weighed.skipped:
         return weighed
     columns = list(zip(*(task.shared for task in present.values()), strict=True))
-    mixed: Gradients
-    if combine is not None and len(present) > 1:
-        mixed = [combine(column) for column in zip(*rows, strict=True)]
-    else:
-        mixed = [sum_weighted(weighed.of(k), column) for k, column in enumerate(columns)]
+    mixed: Gradients = []
+    for k, column in enumerate(columns):
+        if combine is not None and len(present) > 1:
+            part = Part.of(layout.bind()[k], column)
+            row = combine(part.gradients)
+            mixed.append(row if part.rows is None else part.as_gradient(row))
+        elif any(g is not None and g.is_sparse for g in column) and len(column) > 1:
+            part = parts[k] if parts else Part.of(layout.bind()[k], column)
+            mixed.append(part.weighted(weighed.of(k)))
+        else:
+            mixed.append(sum_weighted(weighed.of(k), column))
     joint.set_gradient(parameters, joint.bounded(mixed, options.max_norm))
     return weighed
 
@@ -51,41 +74,120 @@ def mix_updates(
     weigh: Weigh,
     combine: Combine,
 ) -> Weighed:
-    """Peek one row a task for each parameter, weigh the rows, write parameters and slots in place."""
-    tasks, positions, shared = list(present), layout.shared or [], layout.bind()
-    share = 1.0 / options.weight_sum(len(tasks))
-    columns = list(zip(*(task.shared for task in present.values()), strict=True))
-    states = [
-        [s.state for _ in tasks] if moments is None else moments.slots(tasks, position, s)
-        for position, s in zip(positions, shared, strict=True)
+    """Peek one row a task for each parameter, weigh the rows, write parameters and slots in place.
+
+    Parameters are worked on piece by piece (`equipoise.updates.rows`), so that a piece's gradients, slots, updates and products
+    meet in a core's cache. The updates are kept between the two passes where weights are solved.
+    """
+    tasks, share = list(present), 1.0 / options.weight_sum(len(present))
+    whole = options.clip is not None or combine is not None
+    parts = parts_of(layout, [task.shared for task in present.values()])
+    own = [moments is not None and (options.moments == "per_task" or part.rows is None) for part in parts]
+    slots = [
+        moments.slots(tasks, position, part.shared) if moments is not None and mine else [part.shared.state]
+        for part, position, mine in zip(parts, layout.shared or (), own, strict=True)
     ]
-    rows = [task_rows(*it, share, options.clip) for it in zip(shared, columns, states, strict=True)]
-    gradients = filled(layout.shared_parameters(), [task.shared for task in present.values()])
-    weighed = weigh({"gradients": gradients, "updates": list(zip(*rows, strict=True))}, "updates")
+    alone = whole or options.per == "tensor"
+    together = [[k] for k in range(len(parts))] if alone else bundles(parts, slots, whole)
+
+    def seen(those: Sequence[int]) -> View:
+        return View([parts[k] for k in those], [slots[k] for k in those], whole)
+
+    views = [seen(those) for those in together]
+    kept: list[list[Tensor]] = []
+
+    def grams(kinds: Collection[str]) -> dict[str, list[Tensor]]:
+        found = _grams(views, kinds, share, options, kept, torch.float32)
+        if any(bool((torch.stack(m).sum(0).diagonal() < SMALL).any()) for m in found.values()):
+            found = _grams(views, kinds, share, options, kept, torch.float64)
+        if options.per == "tensor":
+            return found
+        return {kind: [torch.stack(each).sum(0)] for kind, each in found.items()}
+
+    weighed = weigh(grams, "updates")
     if weighed.skipped:
         return weighed
-    mixed: Gradients
-    if combine is not None and len(tasks) > 1:
-        mixed = [combine(row) for row in rows]
-    else:
-        mixed = [sum_weighted(weighed.of(k), row) for k, row in enumerate(rows)]
-    for k, (s, position, update, column, state) in enumerate(
-        zip(shared, positions, joint.bounded(mixed, options.max_norm), columns, states, strict=True)
-    ):
-        assert update is not None  # rows are dense, so is their sum
-        if moments is None:
-            joint.write_update(s, update, weighed.of(k), column)
+
+    def mixed(k: int, factor: float) -> Iterator[Tensor]:
+        weights = weighed.of(together[k][0])
+        return _joint(views[k], kept[k : k + 1], share, options, weights, combine, factor)
+
+    factor = 1.0
+    if options.max_norm is not None:
+        factor = joint.shrink([u for k in range(len(views)) for u in mixed(k, 1.0)], options.max_norm)
+    for k, those in enumerate(together):
+        updates, mine = mixed(k, factor), [slots[i] for i in those]
+        if _begin([parts[i] for i in those], mine):
+            views[k] = seen(those)
+        if own[those[0]]:
+            joint.write_task_update(views[k], updates, share, mine)
         else:
-            moments.put(tasks, position, joint.write_task_update(s, update, column, state, share))
+            joint.write_update(views[k], updates, weighed.of(those[0]), [each[0] for each in mine])
+            for i in those:
+                if slots[i][0]:
+                    parts[i].shared.optimizer.state[parts[i].shared.parameter] = slots[i][0]
+        if kept:
+            kept[k] = []  # frees its updates
     return weighed
 
 
-def filled(parameters: Sequence[Tensor], gradients: Sequence[Gradients]) -> list[list[Tensor]]:
-    """Return [P][tensors] with zeros where a task does not reach a parameter."""
-    return [
-        [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, row, strict=True)]
-        for row in gradients
-    ]
+def _begin(parts: Sequence[Part], slots: Sequence[Sequence[dict[str, Any]]]) -> bool:
+    """Begin empty slots as torch does before the first step, in place; return whether there were any."""
+    found = False
+    for part, each in zip(parts, slots, strict=True):
+        for state in each:
+            if not state:
+                state.update(part.shared.rule.init(part.shared.parameter, part.shared.group))
+                found = found or bool(state)
+    return found
+
+
+def _grams(
+    views: Sequence[View],
+    kinds: Collection[str],
+    share: float,
+    options: Options,
+    kept: list[list[Tensor]],
+    least: torch.dtype,
+) -> dict[str, list[Tensor]]:
+    """Return {kind: [T, T] float64 on the CPU a view} of gradients and updates; put the updates of all pieces in `kept`."""
+    kept.clear()
+    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    for view in views:
+        made: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+        updates = []
+        for piece in view.pieces():
+            gradients, update = view.peeks(piece, share, options.clip)
+            updates.append(update)
+            for kind in kinds:
+                made[kind].append(products(gradients if kind == "gradients" else update, least))
+        kept.append(updates)
+        for kind, blocks in made.items():
+            found[kind].append(torch.stack(blocks).double().sum(0))
+    return {
+        kind: list(torch.stack([m.to(each[0].device) for m in each]).cpu()) for kind, each in found.items()
+    }
+
+
+def _joint(
+    view: View,
+    kept: Sequence[Sequence[Tensor]],
+    share: float,
+    options: Options,
+    weights: Sequence[float],
+    combine: Combine,
+    factor: float = 1.0,
+) -> Iterator[Tensor]:
+    """Yield the joint update of each piece of a view, added in the order of tasks."""
+    updates = iter(kept[0]) if kept else (view.peeks(p, share, options.clip)[1] for p in view.pieces())
+    for update in updates:
+        if combine is not None and len(update) > 1:
+            total = combine(list(update))
+        else:
+            total = update[0] if len(weights) == 1 and weights[0] == 1.0 else update[0] * weights[0]
+            for w, u in zip(weights[1:], update[1:], strict=True):
+                total = total + u * w
+        yield total if factor == 1.0 else total * factor
 
 
 def cross_gram(
@@ -103,17 +205,16 @@ def cross_gram(
             f"the method needs two backward calls a step, on two independent batches, got {len(calls)}; call "
             "backward(losses) once for each half of the batch"
         )
-    shared, halves = layout.bind(), []
-    absent: Gradients = [None] * len(shared)
-    for call in calls:
-        found = [call.get(name, absent) for name in present]
+    num = len(present)
+    absent: Gradients = [None] * len(layout.shared or ())
+    both = [call.get(name, absent) for call in calls for name in present]
+    share = 1.0 / options.weight_sum(num)
+    columns = []
+    for part in parts_of(layout, both):
         if options.mixes_updates:
-            share = 1.0 / options.weight_sum(len(present))
-            columns = [
-                task_rows(s, column, [s.state] * len(present), share, options.clip)
-                for s, column in zip(shared, zip(*found, strict=True), strict=True)
-            ]
-            halves.append([list(row) for row in zip(*columns, strict=True)])
+            view = View([part], [[part.shared.state]], whole=True)
+            columns.append(list(view.peeks(..., share, options.clip)[1]))
         else:
-            halves.append(filled(layout.shared_parameters(), found))
-    return cross(*halves)
+            columns.append(part.gradients)
+    rows = list(zip(*columns, strict=True))
+    return cross(rows[:num], rows[num:])

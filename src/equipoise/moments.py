@@ -35,11 +35,6 @@ class TaskMoments:
             for task in tasks
         ]
 
-    def put(self, tasks: Sequence[str], position: int, slots: Sequence[Slots]) -> None:
-        """Replace the tasks' slots of the parameter at `position`."""
-        for task, state in zip(tasks, slots, strict=True):
-            self.states[task][position] = state
-
     def publish(self) -> None:
         """Write the tasks' mean into the optimizer's slots: an approximation, for a run that goes on without us."""
         for position, shared in zip(self.layout.shared or (), self.layout.bind(), strict=True):
@@ -48,8 +43,10 @@ class TaskMoments:
                 shared.optimizer.state[shared.parameter] = mean
 
     def state_dict(self) -> dict[str, dict[str, Slots]]:
-        """Return {task: {position: slots}}, positions as text."""
-        return {task: {str(i): dict(s) for i, s in slots.items()} for task, slots in self.states.items()}
+        """Return {task: {position: slots}}, positions as text. Copies: the slots move in place."""
+        return {
+            task: {str(i): copy.deepcopy(s) for i, s in slots.items()} for task, slots in self.states.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Slots]]) -> None:
         """Restore what `state_dict` returned."""

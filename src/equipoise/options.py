@@ -50,7 +50,7 @@ class Options:
         choose("level", self.level, LEVELS)
         choose("between", self.between, ("exact", "weighted"))
         choose("scale", self.scale, tuple(RULES))
-        choose("moments", self.moments, ("shared", "per_task"))
+        choose("moments", self.moments, ("shared", "per_task", "per_task_dense"))
         choose("gram", self.gram, ("exact",))
         choose("per", self.per, ("model", "tensor"))
         choose("on_stationary", self.on_stationary, ("damp", "skip", "raise"))
@@ -68,7 +68,7 @@ class Options:
         if self.between == "weighted":
             refuse_weighted(
                 {
-                    "moments='per_task'": self.moments == "per_task",
+                    f"moments={self.moments!r}": self.moments != "shared",
                     "clip": self.clip is not None,
                     "max_task_norm": self.max_task_norm is not None,
                     "per='tensor'": self.per == "tensor",
@@ -104,7 +104,7 @@ class Options:
             reasons = {
                 **self._per_task_rows(),
                 f"{name}, which needs two backward calls": "cross" in self.method.needs,
-                "moments='per_task'": self.moments == "per_task",
+                f"moments={self.moments!r}": self.moments != "shared",
                 "clip": self.clip is not None,
                 "max_task_norm": self.max_task_norm is not None,
                 "per='tensor'": self.per == "tensor",
@@ -119,7 +119,7 @@ class Options:
     @property
     def mixes_updates(self) -> bool:
         """Whether the joint step is made of updates (else of gradients, and torch's own step runs)."""
-        return self.level == "updates" or self.moments == "per_task" or self.clip is not None
+        return self.level == "updates" or self.moments != "shared" or self.clip is not None
 
     @property
     def needs_rows(self) -> bool:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equipoise.gram import cosines, gram
+from equipoise.gram import cosines
 from equipoise.methods.scale import rescale
 from equipoise.options import Options
 from equipoise.solve import Solution, Status
 
-Rows = Sequence[Sequence[Tensor]]
+Grams = Callable[[Collection[str]], Mapping[str, list[Tensor]]]
+"""Kinds of rows ("gradients", "updates", "representation") -> {kind: Gram matrices [P, P], one, or one a shared tensor}."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Weigher:
         self,
         tasks: Sequence[str],
         losses: Tensor,
-        rows: Mapping[str, Rows],
+        grams_of: Grams,
         mixed: str | None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Weighed:
@@ -110,17 +111,19 @@ class Weigher:
         Args:
             tasks: the P present tasks.
             losses: [P] float64, CPU.
-            rows: {"gradients" | "updates" | "representation": [P][tensors]}, dense or sparse.
-            mixed: which of them are mixed, None where none of them is; the scale rules act on their Gram matrix.
+            grams_of: makes the Gram matrices of rows, once, of the kinds that are looked at.
+            mixed: which rows are mixed, None where none of them is; the scale rules act on their Gram matrix.
             extras: more of what methods may name in `needs`.
 
         Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: the Balancer raises.
         """
         options = self.options
-        wanted = {"gradients", options.level} if options.level != "losses" else set()
+        wanted = set()
+        if options.level != "losses":
+            wanted = {options.level} if options.level == "representation" else {"gradients", options.level}
         if options.scale in ("norm", "frobenius") and mixed is not None:
             wanted.add(mixed)
-        grams = {kind: self._grams(rows[kind]) for kind in rows if kind in wanted}
+        grams = dict(grams_of(sorted(wanted))) if wanted else {}
         statistics = [losses] if options.level == "losses" else grams[options.level]
         needed = {
             "losses": losses,
@@ -158,12 +161,6 @@ class Weigher:
         self._states = moved
         self.kept = {} if weighed.skipped else dict(zip(tasks, stacked.T.tolist(), strict=True))
         return weighed
-
-    def _grams(self, rows: Rows) -> list[Tensor]:
-        """Return one Gram matrix [P, P], or one for each shared tensor."""
-        if self.options.per == "model":
-            return [gram(rows)]
-        return [gram([[v] for v in column]) for column in zip(*rows, strict=True)]
 
     def _one(
         self, statistic: Tensor, of_mixed: Tensor | None, state: Any, extras: Mapping[str, Any]

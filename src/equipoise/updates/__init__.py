@@ -26,13 +26,15 @@ from equipoise.updates import (
     nadam,
     radam,
     rmsprop,
+    rowwise_adagrad,
     sgd,
+    sparse_adam,
 )
 
 State = Mapping[str, Any]
 Hyper = Mapping[str, Any]
 
-__all__ = ["RULES", "Hyper", "Rule", "State", "prepare", "rule_for"]
+__all__ = ["ELEMENTWISE", "RULES", "SPARSE", "Hyper", "Rule", "State", "prepare", "rule_for"]
 
 
 class Rule(Protocol):
@@ -77,9 +79,19 @@ RULES: dict[type[torch.optim.Optimizer], Rule] = {
     torch.optim.Adadelta: adadelta,
     torch.optim.ASGD: asgd,
     torch.optim.Adafactor: adafactor,
+    torch.optim.SparseAdam: sparse_adam,
+    rowwise_adagrad.RowWiseAdagrad: rowwise_adagrad,
 }
 if hasattr(torch.optim, "Muon"):  # torch 2.9
     RULES[torch.optim.Muon] = muon
+
+ELEMENTWISE: frozenset[Rule] = frozenset(
+    {sgd, adam, adamw, adagrad, rmsprop, nadam, radam, adamax, adadelta, asgd, sparse_adam}
+)
+"""Rules that work entry by entry, so that a tensor may be cut in pieces; the others see each tensor as a whole."""
+
+SPARSE: frozenset[Rule] = frozenset({sgd, adagrad, sparse_adam, rowwise_adagrad})
+"""Rules that move only the rows of a row-sparse table that a step touches."""
 
 
 def rule_for(optimizer: torch.optim.Optimizer) -> Rule:
@@ -102,7 +114,7 @@ def prepare(gradient: Tensor, parameter: Tensor, hyper: Hyper, share: float, rul
     bits.
 
     Args:
-        gradient: of theta's shape, dense.
+        gradient: dense, of theta's shape, or [T, ...] of T tasks.
         parameter: theta.
         share: part of the coupled decay, 1 for the weighted gradient, 1/S for one task's peek (S the weight
             sum).

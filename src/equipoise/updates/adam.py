@@ -55,8 +55,10 @@ def peek(gradient: Tensor, state: State, hyper: Hyper, parameter: Tensor | None 
     after = advance(gradient, state, hyper)
     (beta1, beta2), step = hyper["betas"], counter.read(after)
     second = after["max_exp_avg_sq"] if hyper["amsgrad"] else after["exp_avg_sq"]
-    length = (second.sqrt() / (1 - beta2**step) ** 0.5).add_(hyper["eps"])
-    update: Tensor = after["exp_avg"].div_(1 - beta1**step).div_(length)  # in place on our own new tensor
+    length = (
+        second.sqrt_().div_((1 - beta2**step) ** 0.5).add_(hyper["eps"])
+    )  # in place on our own new tensors
+    update: Tensor = after["exp_avg"].div_(1 - beta1**step).div_(length)
     return update
 
 
