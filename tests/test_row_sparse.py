@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from logs import small_log
 from torch import nn
 
 import equipoise as eq
@@ -250,3 +251,44 @@ def test_rowwise_adagrad_by_hand_and_its_errors():
     assert optimizer.state[table]["sum"].tolist() == [0.0, 25.0, 0.0]
     with pytest.raises(ValueError, match="lr must be >= 0"):
         eq.RowWiseAdagrad([table], lr=-1.0)
+
+
+# ---- the backbones' embedding ----
+
+
+@pytest.mark.parametrize("model", ("shared_bottom", "mmoe"))
+def test_sparse_embedding_gives_the_dense_one_s_gradient(tmp_path, model):
+    log = small_log(tmp_path / "log")
+    batch = next(log.split("train").batches(64))
+    grads = []
+    for sparse in (False, True):
+        made = eq.models.build(model, log.schema, seed=0, id_dropout=0.0, sparse=sparse)
+        loss = torch.stack(list(made.losses(batch).values())).sum()
+        (g,) = torch.autograd.grad(loss, [made.embedding.table.weight])
+        assert g.is_sparse is sparse and (not sparse or g.is_coalesced())
+        grads.append(g.to_dense() if sparse else g)
+        assert len(made.tables()) == sparse
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "method"), [("adam", "pub"), ("adagrad", "nash"), ("sgd", "equal"), ("adamw", "pub")]
+)
+def test_trains_and_resumes_with_row_sparse_tables(tmp_path, optimizer, method):
+    log = small_log(tmp_path / "log")
+    arguments = {
+        "model": "shared_bottom",
+        "method": method,
+        "optimizer": optimizer,
+        "epochs": 2,
+        "set": {"sparse": True},
+    }
+    whole = eq.train(log, out=tmp_path / "whole", seed=3, **arguments)
+    again = eq.train(log, out=tmp_path / "again", seed=3, **arguments)
+    for p, q in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_row_sparse_tables_need_an_optimizer_that_takes_them(tmp_path):
+    with pytest.raises(ValueError, match="must be adam, adamw, adagrad or sgd for row-sparse tables"):
+        eq.train(small_log(tmp_path / "log"), optimizer="rmsprop", set={"sparse": True})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -102,9 +102,40 @@ def sort_options(
     return result
 
 
+def build_optimizers(
+    name: str,
+    parameters: Iterable[torch.nn.Parameter],
+    tables: Sequence[torch.nn.Parameter],
+    lr: float,
+    weight_decay: float,
+) -> list[torch.optim.Optimizer]:
+    """Return one optimizer, or two where the row-sparse tables need one of their own: SparseAdam beside Adam and AdamW.
+
+    Tables have no weight decay: it would move every row.
+
+    Raises:
+        ValueError: an optimizer that has no row-sparse form.
+    """
+    make, of_tables = OPTIMIZERS[name], {id(p) for p in tables}
+    rest = [p for p in parameters if id(p) not in of_tables]
+    if not tables:
+        return [make(rest, lr=lr, weight_decay=weight_decay)]
+    if name in ("adam", "adamw"):
+        return [torch.optim.SparseAdam(list(tables), lr=lr), make(rest, lr=lr, weight_decay=weight_decay)]
+    if name in ("adagrad", "sgd"):
+        return [
+            make(
+                [{"params": list(tables), "weight_decay": 0.0}, {"params": rest}],
+                lr=lr,
+                weight_decay=weight_decay,
+            )
+        ]
+    raise ValueError(f"optimizer must be adam, adamw, adagrad or sgd for row-sparse tables, got {name!r}")
+
+
 def build_balancer(
     name: str,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Sequence[torch.optim.Optimizer],
     shared: list[torch.nn.Parameter],
     options: dict[str, dict[str, Any]],
 ) -> Balancer:

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,13 @@ class Run:
     """
 
     def __init__(
-        self, path: Path | None, model: Ranker, optimizer: torch.optim.Optimizer, balancer: Balancer
+        self,
+        path: Path | None,
+        model: Ranker,
+        optimizers: Sequence[torch.optim.Optimizer],
+        balancer: Balancer,
     ) -> None:
-        self.path, self.model, self.optimizer, self.balancer = path, model, optimizer, balancer
+        self.path, self.model, self.optimizers, self.balancer = path, model, list(optimizers), balancer
         self.epoch = self.position = self.step = self.waited = 0
         self.best_value, self.best_epoch, self.done, self.seconds = -float("inf"), -1, False, 0.0
         self.history: list[dict[str, Any]] = []
@@ -123,7 +127,7 @@ class Run:
             return
         state = {
             "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "balancer": self.balancer.state_dict(),
             "random": checkpoint.random_state(),
             "best_model": self._best_model,
@@ -157,7 +161,8 @@ class Run:
             return
         state = checkpoint.load(self.path / "checkpoint" / "last.safetensors")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.balancer.load_state_dict(state["balancer"])
         torch.set_rng_state(state["random"])
         self.history = json.loads(state["history"])

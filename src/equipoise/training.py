@@ -18,7 +18,7 @@ from equipoise.data.store import Log, Split
 from equipoise.evaluation import Scores, check_monitor, monitored, primary, score
 from equipoise.interrupt import Interruption
 from equipoise.losses import Losses
-from equipoise.presets import OPTIMIZERS, build_balancer, sort_options
+from equipoise.presets import build_balancer, build_optimizers, sort_options
 from equipoise.progress import Progress
 from equipoise.runs import Run, check_device, check_trainable, folder, keep, open_data, provenance, undo
 
@@ -133,24 +133,29 @@ def run(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     return result
 
 
-def assemble(config: TrainConfig, log: Log) -> tuple[models.Ranker, torch.optim.Optimizer, Balancer]:
-    """Return model, optimizer and Balancer of the options; ValueError where one of them does not take its own."""
+def assemble(config: TrainConfig, log: Log) -> tuple[models.Ranker, list[torch.optim.Optimizer], Balancer]:
+    """Return model, optimizers and Balancer of the options; ValueError where one of them does not take its own."""
     options = sort_options(config.set, config.method, models.options(config.model))
     model = models.build(config.model, log.schema, **{"seed": config.seed, **options["model"]}).to(
         config.device
     )
-    optimizer = OPTIMIZERS[config.optimizer](
-        model.parameters(), lr=float(config.lr), weight_decay=config.weight_decay
+    optimizers = build_optimizers(
+        config.optimizer, model.parameters(), model.tables(), float(config.lr), config.weight_decay
     )
-    balancer = build_balancer(config.method, optimizer, model.shared_parameters(), options)
-    return model, optimizer, balancer
+    balancer = build_balancer(config.method, optimizers, model.shared_parameters(), options)
+    return model, optimizers, balancer
 
 
 def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) -> Result:
     """The loop: batches, losses, balancer, validation, early stopping; then the test split, once."""
-    model, optimizer, balancer = assemble(config, log)
+    model, optimizers, balancer = assemble(config, log)
+    if tables := model.tables():
+        progress.note(
+            f"row-sparse tables: {sum(len(t) for t in tables):,} rows, {type(optimizers[0]).__name__}; rows that a batch does not "
+            "touch keep value and moments"
+        )
     split, valid = log.split("train"), log.split("valid")
-    state = Run(path, model, optimizer, balancer)
+    state = Run(path, model, optimizers, balancer)
     num_rows = min(len(split), config.max_rows or len(split))
     size = config.batch_size or min(2048, max(16, num_rows // 20))
     per_epoch = -(-num_rows // size)

@@ -117,6 +117,8 @@ class Schema(Strict):
     Two fields are filled when a log is prepared. `num_ids`: rows of each categorical and multi feature's table, the
     unseen row 0 included. `label_scale`: mean and standard deviation of each regression label (after its transform) in
     training; models learn the standardised label, so that its unit does not decide how much the task weighs.
+
+    `sparse`: whether models built for it have row-sparse tables (a gradient of the rows that a batch touches); never chosen by size.
     """
 
     features: tuple[Feature, ...]
@@ -128,6 +130,7 @@ class Schema(Strict):
     num_ids: dict[str, int] = Field(default_factory=dict)
     label_scale: dict[str, tuple[float, float]] = Field(default_factory=dict)
     simulated: bool = False
+    sparse: bool = False
 
     @model_validator(mode="after")
     def _names(self) -> Schema:

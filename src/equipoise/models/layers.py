@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from equipoise.data.batches import Batch
-from equipoise.data.schema import Multi, Schema
+from equipoise.data.batches import Batch, Ragged
+from equipoise.data.schema import Schema
+from equipoise.models.table import touched_rows
 
 
 class FeatureEmbedding(nn.Module):
@@ -27,6 +28,8 @@ class FeatureEmbedding(nn.Module):
         schema: of a prepared log (`num_ids` filled).
         dim: embedding size of every feature.
         id_dropout: probability in [0, 1).
+        sparse: the table's gradient is row-sparse: only the rows of a batch have a gradient and move, so a step costs the same
+            whatever the table's size. It needs SparseAdam, Adagrad, RowWiseAdagrad or SGD. None: as the schema says.
 
     Raises:
         ValueError: the schema was not prepared or has no feature, id_dropout out of range; at the call, another number of
@@ -34,7 +37,9 @@ class FeatureEmbedding(nn.Module):
             on a GPU the check would wait for the device).
     """
 
-    def __init__(self, schema: Schema, dim: int = 16, id_dropout: float = 0.05) -> None:
+    def __init__(
+        self, schema: Schema, dim: int = 16, id_dropout: float = 0.05, sparse: bool | None = None
+    ) -> None:
         super().__init__()
         names = [f.name for f in schema.categorical] + [m.name for m in schema.multi]
         if not schema.features:
@@ -48,6 +53,7 @@ class FeatureEmbedding(nn.Module):
         sizes = [schema.num_ids[name] for name in names]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.schema, self.id_dropout = schema, id_dropout
+        self.sparse = schema.sparse if sparse is None else sparse
         self.sizes = dict(zip(names, sizes, strict=True))
         self.starts = dict(zip(names, starts, strict=True))
         count = len(schema.categorical)
@@ -63,12 +69,20 @@ class FeatureEmbedding(nn.Module):
         """Return [B, width]: categorical embeddings, pooled ones, numerical values, in the schema's order."""
         _check_columns("ids", batch.ids, len(self.limits))
         _check_columns("numerical", batch.numerical, len(self.schema.numerical))
+        ids = [self._ids(batch) + self.offsets] if len(self.limits) else []
+        ids += [self._multi_ids(batch, feature.name) for feature in self.schema.multi]
+        table = self.table.weight
+        if self.sparse and torch.is_grad_enabled() and ids:
+            table, into = touched_rows(table, torch.cat([i.flatten() for i in ids]))
+            pieces = torch.split(into, [i.numel() for i in ids])
+            ids = [piece.view(i.shape) for piece, i in zip(pieces, ids, strict=True)]
         parts = []
         if len(self.limits):
-            parts.append(self.table(self._ids(batch) + self.offsets).flatten(1))
-        parts += [self._pooled(batch, feature) for feature in self.schema.multi]
+            parts.append(F.embedding(ids.pop(0), table).flatten(1))
+        for feature, rows in zip(self.schema.multi, ids, strict=True):
+            parts.append(_pooled(table, rows, batch.multi[feature.name], feature.pooling))
         if self.schema.numerical:
-            parts.append(batch.numerical.to(self.table.weight.dtype))
+            parts.append(batch.numerical.to(table.dtype))
         return torch.cat(parts, dim=1)
 
     def _ids(self, batch: Batch) -> Tensor:
@@ -83,36 +97,39 @@ class FeatureEmbedding(nn.Module):
             )
         return self._dropped(ids)
 
-    def _pooled(self, batch: Batch, feature: Multi) -> Tensor:
-        """Return the pooled embeddings of a multi-valued feature, [B, dim]."""
-        name, table = feature.name, self.table.weight
+    def _multi_ids(self, batch: Batch, name: str) -> Tensor:
+        """Return the ids of a multi-valued feature, int64, as rows of the common table."""
         if name not in batch.multi:
             raise ValueError(
                 f"batch.multi must hold feature {name!r}, got {sorted(batch.multi) or 'none'}; "
                 "was the batch made with another schema?"
             )
-        ragged = batch.multi[name]
-        ids = ragged.values.long()
+        ids = batch.multi[name].values.long()
         if not ids.is_cuda and bool((wrong := (ids < 0) | (ids >= self.sizes[name])).any()):
             raise ValueError(
                 f"batch.multi of feature {name!r} must hold ids in [0, {self.sizes[name]}), got {int(ids[wrong][0])}; "
                 "was the batch made with another log's vocabulary?"
             )
-        rows, firsts = self._dropped(ids) + self.starts[name], ragged.offsets[:-1]
-        if ragged.weights is None:
-            return F.embedding_bag(rows, table, firsts, mode=feature.pooling)
-        weights = ragged.weights.to(table.dtype)
-        pooled = F.embedding_bag(rows, table, firsts, mode="sum", per_sample_weights=weights)
-        if feature.pooling == "sum":
-            return pooled
-        totals = torch.segment_reduce(weights, "sum", offsets=ragged.offsets, initial=0.0)
-        return pooled / totals.masked_fill(totals == 0, math.inf).unsqueeze(1)  # x / inf = 0: the zero vector
+        return self._dropped(ids) + self.starts[name]
 
     def _dropped(self, ids: Tensor) -> Tensor:
         """Return the ids, in training each one 0 with probability `id_dropout`."""
         if not self.training or self.id_dropout == 0:
             return ids
         return ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
+
+
+def _pooled(table: Tensor, rows: Tensor, ragged: Ragged, pooling: str) -> Tensor:
+    """Return the pooled embeddings of a multi-valued feature, [B, dim]."""
+    firsts = ragged.offsets[:-1]
+    if ragged.weights is None:
+        return F.embedding_bag(rows, table, firsts, mode=pooling)
+    weights = ragged.weights.to(table.dtype)
+    pooled = F.embedding_bag(rows, table, firsts, mode="sum", per_sample_weights=weights)
+    if pooling == "sum":
+        return pooled
+    totals = torch.segment_reduce(weights, "sum", offsets=ragged.offsets, initial=0.0)
+    return pooled / totals.masked_fill(totals == 0, math.inf).unsqueeze(1)  # x / inf = 0: the zero vector
 
 
 def _check_columns(what: str, columns: Tensor, wanted: int) -> None:

@@ -23,7 +23,7 @@ class MMoE(Ranker):
         expert: sizes of each expert. tower_sizes: hidden sizes of each tower, () for a linear one.
         gates: "own", or "shared" for one gate that all tasks use (OMoE, a baseline of the paper).
         dropout: after each hidden layer. batch_norm: before each ReLU.
-        id_dropout: see `FeatureEmbedding`.
+        id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
 
     Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018,
@@ -42,6 +42,7 @@ class MMoE(Ranker):
         dropout: float = 0.0,
         batch_norm: bool = False,
         id_dropout: float = 0.05,
+        sparse: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class MMoE(Ranker):
             raise ValueError(f"gates must be 'own' or 'shared', got {gates!r}")
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
+            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
             width = self.embedding.width
             self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
             self.gate = nn.Linear(width, num_experts, bias=False) if gates == "shared" else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.losses import Losses, predictions, task_losses
+from equipoise.models.layers import FeatureEmbedding
 
 
 class Ranker(nn.Module):
@@ -49,6 +50,11 @@ class Ranker(nn.Module):
         """Return all other parameters, in the order of `parameters()`."""
         own = {id(p) for p in self.own.parameters()}
         return [p for p in self.parameters() if id(p) not in own]
+
+    def tables(self) -> list[nn.Parameter]:
+        """Return the row-sparse embedding tables, which need an optimizer that takes sparse gradients; [] without `sparse`."""
+        found = [m.table for m in self.modules() if isinstance(m, FeatureEmbedding) and m.sparse]
+        return [p for table in found for p in table.parameters()]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class SharedBottom(Ranker):
         embedding_dim: size of each feature's embedding.
         hidden: trunk sizes. tower_sizes: hidden sizes of each tower, () for a linear one.
         dropout: after each hidden layer. batch_norm: before each ReLU.
-        id_dropout: see `FeatureEmbedding`.
+        id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
 
     Source: R. Caruana, Multitask Learning, Machine Learning 28, 1997.
@@ -36,12 +36,13 @@ class SharedBottom(Ranker):
         dropout: float = 0.0,
         batch_norm: bool = False,
         id_dropout: float = 0.05,
+        sparse: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
+            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
             self.own = nn.ModuleDict(

@@ -23,7 +23,7 @@ class SingleTask(Ranker):
         embedding_dim: size of each feature's embedding.
         hidden: trunk sizes. tower_sizes: hidden sizes of the tower, () for a linear one.
         dropout: after each hidden layer. batch_norm: before each ReLU.
-        id_dropout: see `FeatureEmbedding`.
+        id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
 
     Raises:
@@ -40,6 +40,7 @@ class SingleTask(Ranker):
         dropout: float = 0.0,
         batch_norm: bool = False,
         id_dropout: float = 0.05,
+        sparse: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class SingleTask(Ranker):
             )
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout)
+            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
             self.own = nn.ModuleDict({schema.tasks[0]: tower(width, tower_sizes, dropout, batch_norm)})
