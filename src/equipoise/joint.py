@@ -8,25 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise.compiled import Fast
 from equipoise.updates import prepare
 from equipoise.updates.rows import View
 
 
 def write_update(
-    view: View, updates: Iterator[Tensor], weights: Sequence[float], slots: Sequence[dict[str, Any]]
+    view: View,
+    passes: Fast | None,
+    updates: Iterator[Tensor | None],
+    weights: Sequence[float],
+    slots: Sequence[dict[str, Any]],
 ) -> None:
     """Write one joint step: `theta <- apply(theta, u)`, `s <- advance(s, sum_t w_t g_t + wd*theta)`. In place.
 
     The slots become bit for bit those of torch's single-tensor optimizer with `p.grad = sum_t w_t g_t`.
 
     Args:
-        updates: joint update of each piece of the view, in order.
+        passes: compiled ones, for the pieces whose update is None. updates: joint update of each piece, in order.
         weights: [T].
         slots: the optimizer's own of each part, which `view` was made of.
     """
     shared, state = view.shared, view.states[0]
     fresh: dict[str, Any] = {}
+    as_tensor = torch.tensor(weights, dtype=torch.float32)
     for piece, update in zip(view.pieces(), updates, strict=True):
+        if update is None and passes is not None:
+            passes.write(piece, as_tensor)
+            continue
+        assert update is not None  # None comes with compiled passes
         theta, before = view.theta[piece], view.state_at(state, piece)
         mixed = view.gradients[0][piece] * weights[0]
         for w, g in zip(weights[1:], view.gradients[1:], strict=True):
@@ -39,7 +49,7 @@ def write_update(
 
 
 def write_task_update(
-    view: View, updates: Iterator[Tensor], share: float, slots: Sequence[Sequence[dict[str, Any]]]
+    view: View, updates: Iterator[Tensor | None], share: float, slots: Sequence[Sequence[dict[str, Any]]]
 ) -> None:
     """Write one joint step under per-task moments (AdaTask, AAAI 2023): parameter and the tasks' slots. In place.
 
@@ -48,6 +58,7 @@ def write_task_update(
     shared = view.shared
     fresh: list[dict[str, Any]] = [{} for _ in view.states]
     for piece, update in zip(view.pieces(), updates, strict=True):
+        assert update is not None
         theta = view.theta[piece]
         steps = []
         for g, state in zip(view.gradients, view.states, strict=True):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from equipoise import joint
+from equipoise.compiled import Fast, fast, matrix
 from equipoise.gradients import Gradients, TaskGradient, sum_weighted
 from equipoise.gram import SMALL, cross, gram, products
 from equipoise.layout import Layout
@@ -94,12 +95,13 @@ def mix_updates(
         return View([parts[k] for k in those], [slots[k] for k in those], whole)
 
     views = [seen(those) for those in together]
-    kept: list[list[Tensor]] = []
+    quick = [fast(view, share) if options.compile else None for view in views]
+    kept: list[list[Tensor | None]] = []
 
     def grams(kinds: Collection[str]) -> dict[str, list[Tensor]]:
-        found = _grams(views, kinds, share, options, kept, torch.float32)
+        found = _grams(views, quick, kinds, share, options, kept, torch.float32)
         if any(bool((torch.stack(m).sum(0).diagonal() < SMALL).any()) for m in found.values()):
-            found = _grams(views, kinds, share, options, kept, torch.float64)
+            found = _grams(views, [None] * len(views), kinds, share, options, kept, torch.float64)
         if options.per == "tensor":
             return found
         return {kind: [torch.stack(each).sum(0)] for kind, each in found.items()}
@@ -108,13 +110,14 @@ def mix_updates(
     if weighed.skipped:
         return weighed
 
-    def mixed(k: int, factor: float) -> Iterator[Tensor]:
+    def mixed(k: int, factor: float) -> Iterator[Tensor | None]:
         weights = weighed.of(together[k][0])
-        return _joint(views[k], kept[k : k + 1], share, options, weights, combine, factor)
+        return _joint(views[k], quick[k], kept[k : k + 1], share, options, weights, combine, factor)
 
     factor = 1.0
     if options.max_norm is not None:
-        factor = joint.shrink([u for k in range(len(views)) for u in mixed(k, 1.0)], options.max_norm)
+        found = [u for k in range(len(views)) for u in mixed(k, 1.0) if u is not None]
+        factor = joint.shrink(found, options.max_norm)
     for k, those in enumerate(together):
         updates, mine = mixed(k, factor), [slots[i] for i in those]
         if _begin([parts[i] for i in those], mine):
@@ -122,7 +125,8 @@ def mix_updates(
         if own[those[0]]:
             joint.write_task_update(views[k], updates, share, mine)
         else:
-            joint.write_update(views[k], updates, weighed.of(those[0]), [each[0] for each in mine])
+            weights = weighed.of(those[0])
+            joint.write_update(views[k], quick[k], updates, weights, [each[0] for each in mine])
             for i in those:
                 if slots[i][0]:
                     parts[i].shared.optimizer.state[parts[i].shared.parameter] = slots[i][0]
@@ -144,26 +148,37 @@ def _begin(parts: Sequence[Part], slots: Sequence[Sequence[dict[str, Any]]]) -> 
 
 def _grams(
     views: Sequence[View],
+    quick: Sequence[Fast | None],
     kinds: Collection[str],
     share: float,
     options: Options,
-    kept: list[list[Tensor]],
+    kept: list[list[Tensor | None]],
     least: torch.dtype,
 ) -> dict[str, list[Tensor]]:
-    """Return {kind: [T, T] float64 on the CPU a view} of gradients and updates; put the updates of all pieces in `kept`."""
+    """Return {kind: [T, T] float64 on the CPU a view} of gradients and updates.
+
+    Puts the updates of all pieces in `kept`, None for those that compiled passes make again.
+    """
     kept.clear()
     found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-    for view in views:
+    for view, passes in zip(views, quick, strict=True):
         made: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-        updates = []
+        updates: list[Tensor | None] = []
         for piece in view.pieces():
+            if passes is not None and passes.takes(piece):
+                of_gradients, of_updates = passes.products(piece)
+                updates.append(None)
+                for kind in kinds:
+                    products_ = of_gradients if kind == "gradients" else of_updates
+                    made[kind].append(matrix(products_, len(view.gradients)))
+                continue
             gradients, update = view.peeks(piece, share, options.clip)
             updates.append(update)
             for kind in kinds:
-                made[kind].append(products(gradients if kind == "gradients" else update, least))
+                made[kind].append(products(gradients if kind == "gradients" else update, least).double())
         kept.append(updates)
         for kind, blocks in made.items():
-            found[kind].append(torch.stack(blocks).double().sum(0))
+            found[kind].append(torch.stack(blocks).sum(0))
     return {
         kind: list(torch.stack([m.to(each[0].device) for m in each]).cpu()) for kind, each in found.items()
     }
@@ -171,16 +186,22 @@ def _grams(
 
 def _joint(
     view: View,
-    kept: Sequence[Sequence[Tensor]],
+    passes: Fast | None,
+    kept: Sequence[Sequence[Tensor | None]],
     share: float,
     options: Options,
     weights: Sequence[float],
     combine: Combine,
     factor: float = 1.0,
-) -> Iterator[Tensor]:
-    """Yield the joint update of each piece of a view, added in the order of tasks."""
-    updates = iter(kept[0]) if kept else (view.peeks(p, share, options.clip)[1] for p in view.pieces())
-    for update in updates:
+) -> Iterator[Tensor | None]:
+    """Yield the joint update of each piece of a view, added in the order of tasks; None where compiled passes write it."""
+    for k, piece in enumerate(view.pieces()):
+        update = kept[0][k] if kept else None
+        if update is None and passes is not None and passes.takes(piece):
+            yield None
+            continue
+        if update is None:
+            update = view.peeks(piece, share, options.clip)[1]
         if combine is not None and len(update) > 1:
             total = combine(list(update))
         else:

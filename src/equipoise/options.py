@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from equipoise.compiled import check_compiler
 from equipoise.methods import METHODS
 from equipoise.methods.scale import RULES
 from equipoise.updates.clippy import Clippy
@@ -45,6 +46,7 @@ class Options:
     per: str
     on_stationary: str
     on_nonfinite: str
+    compile: bool = False
 
     def __post_init__(self) -> None:
         choose("level", self.level, LEVELS)
@@ -56,6 +58,7 @@ class Options:
         choose("on_stationary", self.on_stationary, ("damp", "skip", "raise"))
         choose("on_nonfinite", self.on_nonfinite, ("leave_out", "raise"))
         self._check_level()
+        self._check_compile()
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
             raise ValueError(f"every must be an integer >= 1, got {self.every!r}")
         if self.clip is not None and not isinstance(self.clip, Clippy):
@@ -77,6 +80,21 @@ class Options:
                     and self.scale in ("norm", "frobenius"),
                 }
             )
+
+    def _check_compile(self) -> None:
+        """Raise a ValueError where `compile` cannot be had."""
+        choose("compile", self.compile, (False, True))
+        if self.compile:
+            check_compiler()
+            reasons = {
+                f"moments={self.moments!r}": self.moments != "shared",
+                "clip": self.clip is not None,
+                "max_norm": self.max_norm is not None,
+                f"{type(self.method).__name__}, which combines rows": hasattr(self.method, "combine"),
+            }
+            for what, holds in reasons.items():
+                if holds:
+                    raise ValueError(f"compile=True has no form for {what}; leave compile=False")
 
     def _per_task_rows(self) -> dict[str, bool]:
         """Return what the method needs of each task's own shared gradient at every step, with whether it does."""
