@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise import joint
+from equipoise import joint, sketch
 from equipoise.collect import (
     Collected,
     collect_each,
-    collect_representation,
+    collect_near,
     collect_weighted,
     sort_tasks,
 )
 from equipoise.compiled import has_form
 from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
-from equipoise.gram import gram
+from equipoise.gram import gram as make_gram
 from equipoise.layout import Layout
-from equipoise.mixing import cross_gram, mix_gradients, mix_updates
+from equipoise.mixing import cross_gram, mix_gradients, mix_updates, sketch_rows
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
 from equipoise.record import Record, StationaryError, Tally
@@ -59,7 +59,9 @@ class Balancer:
         max_norm: bounds the joint step: the joint update's norm when updates are mixed, else the mixed gradient's.
         max_task_norm: bounds each task's gradient, shared and own together, before anything reads it. (torch's
             `clip_grad_norm_` before `step` would see the towers only.)
-        gram: "exact".
+        gram: "exact", "sketch" (the Gram matrix over a few shared parameters next to the losses, `equipoise.sketch`, so that
+            a solving step runs T backwards no further than there, then one of the weighted loss), or the parameters to
+            sketch with.
         per: "model" or "tensor" (one Gram matrix, solve and scale a shared tensor: MetaBalance's way); None is the
             method's own.
         on_stationary: "damp" (solve M + delta diag M, delta in `equipoise.solve.DAMPING`), "skip" (shared
@@ -95,13 +97,14 @@ class Balancer:
         clip: Clippy | None = None,
         max_norm: float | None = None,
         max_task_norm: float | None = None,
-        gram: str = "exact",
+        gram: str | Tensor | Iterable[Tensor] = "exact",
         per: str | None = None,
         on_stationary: str = "damp",
         on_nonfinite: str = "leave_out",
         compile: bool = False,
     ) -> None:
         self.method = resolve_method(method)
+        kind, self._chosen = sketch.check(gram)
         self.options = Options(
             self.method,
             level or self.method.level,
@@ -112,7 +115,7 @@ class Balancer:
             clip,
             max_norm,
             max_task_norm,
-            gram,
+            kind,
             per or str(getattr(self.method, "per", "model")),
             on_stationary,
             on_nonfinite,
@@ -124,6 +127,7 @@ class Balancer:
         self._tracks = Tracks(self._layout, self.method)
         self._weigher = Weigher(self.options)
         self._tally = Tally()
+        self._sketch: list[int] | None = None
         if compile:
             eager = [
                 type(o).__name__
@@ -196,7 +200,7 @@ class Balancer:
     def _choose_flow(self, checked: CheckedLosses) -> str:
         """Return "each" for one gradient a task, "weighted" for weights first and one backward of the weighted loss."""
         options, weigher = self.options, self._weigher
-        if options.level == "representation":
+        if options.level == "representation" or options.gram == "sketch":
             return "weighted"
         if options.between == "exact" or not self._layout.seen.issuperset(checked.values):
             return "each"
@@ -214,40 +218,63 @@ class Balancer:
 
     def _backward_weighted(self, checked: CheckedLosses, representation: Tensor | None) -> None:
         """Weights from the losses or the representation's gradients where they are due, then one backward."""
-        collected, of_rows = self._collected, self.options.level == "representation"
-        rows: list[list[Tensor]] = []
+        collected, options = self._collected, self.options
+        nearby = options.level == "representation" or options.gram == "sketch"
+        # between solves a sketch is not looked at, unless the towers are to have their own exact gradients
+        of_rows = nearby and (options.between == "exact" or self._weigher.must_solve(checked.values))
+        of_rows = of_rows or (nearby and not self._layout.seen.issuperset(checked.values))
+        rows: dict[str, list[list[Tensor]]] = {}
         if of_rows:
-            if representation is None:
-                raise ValueError(
-                    "representation must be given at level='representation', got None; pass "
-                    "backward(losses, representation=...), the tensor that every tower reads"
-                )
             if self._layout.shared is None:
                 self._layout.discover(checked.values, len(self._weigher.tasks))
-            found = collect_representation(collected, self._layout, checked, representation)
+            if options.gram == "sketch":
+                near: list[Tensor] = self._sketched(checked)
+                found = collect_near(collected, self._layout, checked, near, "sketch's parameters")
+                rows = sketch_rows(self._layout, options, self._sketch or (), list(found.values()))
+            else:
+                if representation is None:
+                    raise ValueError(
+                        "representation must be given at level='representation', got None; pass "
+                        "backward(losses, representation=...), the tensor that every tower reads"
+                    )
+                found = collect_near(collected, self._layout, checked, [representation], "representation")
+                rows = {"representation": list(found.values())}
             tasks = list(found)
-            rows = [[row] for row in found.values()]
             self._layout.put_own(collected.tasks)
         else:
             finite = {
                 name: bool(torch.isfinite(loss)) for name, loss in checked.values.items()
             }  # synchronises
             collected.bad.update(name for name, good in finite.items() if not good)
-            kept = self._weigher.kept if self.options.level != "losses" else finite
+            kept = self._weigher.kept if options.level != "losses" else finite
             tasks = [name for name, good in finite.items() if good and name in kept]
         if any(self._weighed is None or name not in self._weighed.tasks for name in tasks):
             losses = torch.stack([checked.values[name].detach().double() for name in tasks]).cpu()
             self._weighed = self._decide(
                 tasks,
                 losses,
-                lambda kinds: {kind: [gram(rows)] for kind in kinds},
-                "representation" if of_rows else None,
+                lambda kinds: {kind: [make_gram(rows[kind])] for kind in kinds},
+                options.level if of_rows else None,
             )
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
             collect_weighted(
                 collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows
             )
+
+    def _sketched(self, checked: CheckedLosses) -> list[Tensor]:
+        """Return the parameters of the sketch, found at the first solve."""
+        if self._sketch is None:
+            shared = dict(zip(self._layout.shared or (), self._layout.shared_parameters(), strict=True))
+            positions = {id(p): position for position, p in shared.items()}
+            if wrong := [p for p in self._chosen if id(p) not in positions]:
+                raise ValueError(
+                    f"gram must hold shared parameters, got one of shape {tuple(wrong[0].shape)} that is not shared"
+                )
+            self._sketch = [positions[id(p)] for p in self._chosen] or sketch.nearest(
+                checked.values.values(), shared
+            )
+        return list(self._layout.pick(self._sketch))
 
     # ---- step ----
 
@@ -400,6 +427,7 @@ class Balancer:
             "method": type(self.method).__name__,
             **self._layout.state_dict(),
             **self._weigher.state_dict(),
+            "sketch": self._sketch,
             "moments": {} if self._moments is None else self._moments.state_dict(),
             "tracks": self._tracks.state_dict(),
             "totals": {kind: dict(counts) for kind, counts in self._tally.totals.items()},
@@ -420,6 +448,7 @@ class Balancer:
         state = copy.deepcopy(dict(state))
         self._layout.load_state_dict(state)
         self._weigher.load_state_dict(state)
+        self._sketch = state.get("sketch")
         self._tally.totals = state["totals"]
         if self._moments is not None:
             self._moments.load_state_dict(state["moments"])

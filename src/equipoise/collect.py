@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,32 +87,34 @@ def collect_each(
     layout.note_owners(collected.tasks)
 
 
-def collect_representation(
-    collected: Collected, layout: Layout, checked: CheckedLosses, representation: Tensor
-) -> dict[str, Tensor]:
-    """Run one `autograd.grad` a task down to the shared representation; return {task: its gradient there}.
+def collect_near(
+    collected: Collected, layout: Layout, checked: CheckedLosses, near: Sequence[Tensor], what: str
+) -> dict[str, list[Tensor]]:
+    """Run one `autograd.grad` a task down to `near`, not further; return {task: its gradients there}.
 
-    The tasks' own gradients are collected; those of shared parameters are left to `collect_weighted`. A task whose
-    gradient is exactly 0 there, or is not finite, is left out; the latter is noted.
+    `near` is the shared representation, or the parameters of a sketch. The tasks' own gradients are collected; those of the shared
+    parameters are left to `collect_weighted`. A task whose gradients are exactly 0 there, or not finite, is left out; the latter is
+    noted.
 
     Raises:
-        ValueError: a loss whose graph does not reach the representation.
+        ValueError: a loss whose graph does not reach any of `near`.
     """
-    rows: dict[str, Tensor] = {}
+    rows: dict[str, list[Tensor]] = {}
     nothing: Gradients = [None] * len(layout.shared or ())
     for name, loss in checked.values.items():
-        row, *own = gradients(loss, [representation, *layout.pick(layout.own())])
-        if row is None:
+        found = gradients(loss, [*near, *layout.pick(layout.own())])
+        there, own = found[: len(near)], found[len(near) :]
+        if all(g is None for g in there):
             raise ValueError(
-                f"losses[{name!r}] must reach the representation, its graph does not; pass the tensor that every tower "
-                "reads as `representation`"
+                f"losses[{name!r}] must reach the {what}, its graph does not; pass the tensor that every tower reads as "
+                "`representation`, or gram=[...] with parameters that every task reaches"
             )
         layout.check_rows(layout.own(), own)
-        squares = loss.detach() + sum_of_squares([row], row) + sum_of_squares(own, row)
+        squares = loss.detach() + sum_of_squares(there, loss.detach()) + sum_of_squares(own, loss.detach())
         if not math.isfinite(float(squares)):  # synchronises
             collected.bad.add(name)
-        elif not all_zero([row]):
-            rows[name] = row
+        elif not all_zero(there):
+            rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
             collected.note(name, nothing, own, checked)
     layout.note_owners(collected.tasks)
     return rows

@@ -135,6 +135,23 @@ def mix_updates(
     return weighed
 
 
+def sketch_rows(
+    layout: Layout, options: Options, positions: Sequence[int], found: Sequence[Sequence[Tensor]]
+) -> dict[str, list[list[Tensor]]]:
+    """Return {"gradients" and "updates": rows [T][tensors]} of the sketch's parameters; updates where they are looked at."""
+    rows = {"gradients": [list(row) for row in found]}
+    if options.level == "updates":
+        shared = dict(zip(layout.shared or (), layout.bind(), strict=True))
+        share = 1.0 / options.weight_sum(len(found))
+        columns = []
+        for position, column in zip(positions, zip(*found, strict=True), strict=True):
+            part = Part.of(shared[position], column)
+            view = View([part], [[part.shared.state]], whole=True)
+            columns.append(list(view.peeks(..., share, None)[1]))
+        rows["updates"] = [list(row) for row in zip(*columns, strict=True)]
+    return rows
+
+
 def _begin(parts: Sequence[Part], slots: Sequence[Sequence[dict[str, Any]]]) -> bool:
     """Begin empty slots as torch does before the first step, in place; return whether there were any."""
     found = False

@@ -53,7 +53,7 @@ class Options:
         choose("between", self.between, ("exact", "weighted"))
         choose("scale", self.scale, tuple(RULES))
         choose("moments", self.moments, ("shared", "per_task", "per_task_dense"))
-        choose("gram", self.gram, ("exact",))
+        choose("gram", self.gram, ("exact", "sketch"))
         choose("per", self.per, ("model", "tensor"))
         choose("on_stationary", self.on_stationary, ("damp", "skip", "raise"))
         choose("on_nonfinite", self.on_nonfinite, ("leave_out", "raise"))
@@ -118,7 +118,13 @@ class Options:
             raise ValueError(
                 f"per='tensor' needs a Gram matrix, {name} runs at level 'losses'; use per='model'"
             )
-        if self.level == "representation":
+        if self.gram == "sketch" and self.level in ("losses", "representation"):
+            raise ValueError(
+                f"gram='sketch' needs a Gram matrix of gradients or updates, {name} runs at level {self.level!r}; use "
+                "gram='exact'"
+            )
+        if self.level == "representation" or self.gram == "sketch":
+            what_level = "level='representation'" if self.gram == "exact" else "gram='sketch'"
             reasons = {
                 **self._per_task_rows(),
                 f"{name}, which needs two backward calls": "cross" in self.method.needs,
@@ -130,13 +136,15 @@ class Options:
             for what, holds in reasons.items():
                 if holds:
                     raise ValueError(
-                        f"level='representation' mixes one backward of the weighted loss and cannot have {what}; use "
-                        "level='gradients'"
+                        f"{what_level} mixes one backward of the weighted loss and cannot have {what}; use "
+                        "level='gradients' and gram='exact'"
                     )
 
     @property
     def mixes_updates(self) -> bool:
         """Whether the joint step is made of updates (else of gradients, and torch's own step runs)."""
+        if self.gram == "sketch":
+            return False
         return self.level == "updates" or self.moments != "shared" or self.clip is not None
 
     @property
