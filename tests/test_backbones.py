@@ -13,6 +13,8 @@ from equipoise.training import train
 
 TINY = {
     "num_experts": 2,
+    "num_shared": 2,
+    "num_own": 2,
     "embedding_dim": 2,
     "expert": (3,),
     "hidden": (3,),

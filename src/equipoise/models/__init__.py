@@ -9,6 +9,7 @@ from typing import Any
 
 from equipoise.data.schema import Schema
 from equipoise.models.mmoe import MMoE
+from equipoise.models.ple import PLE
 from equipoise.models.ranker import Ranker
 from equipoise.models.shared_bottom import SharedBottom
 from equipoise.models.single_task import SingleTask
@@ -19,6 +20,8 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "shared_bottom": SharedBottom,
     "omoe": partial(MMoE, gates="shared"),
     "mmoe": MMoE,
+    "cgc": partial(PLE, levels=1),
+    "ple": PLE,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -67,4 +70,4 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
         )
 
 
-__all__ = ["MODELS", "MMoE", "Ranker", "SharedBottom", "SingleTask", "build", "check", "options"]
+__all__ = ["MODELS", "PLE", "MMoE", "Ranker", "SharedBottom", "SingleTask", "build", "check", "options"]
