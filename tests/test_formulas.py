@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import mpmath
 import numpy as np
 import pytest
+import torch
 from logs import small_log
-from plain import numpy_embedding, numpy_experts, numpy_mixture, numpy_tower
+from plain import linear, numpy_embedding, numpy_experts, numpy_mixture, numpy_mlp, numpy_tower, softmax
 
-from equipoise.models import PLE
+from equipoise.data import Label
+from equipoise.models import AITM, ESMM, PLE
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +87,226 @@ def test_ple_experts_of_every_task_and_level_start_different(log):
 def test_ple_refuses(log, wrong, says):
     with pytest.raises(ValueError, match=says):
         PLE(log.schema, **wrong)
+
+
+def longer(schema):
+    """The schema with a third step, declared before the steps that it follows."""
+    again = Label(name="again", given="buy")
+    return schema.model_copy(update={"labels": (again, *schema.labels)})
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def steps_of(model, x):
+    towers = {task: parts["tower"] for task, parts in model.own.items() if "tower" in parts}
+    return {task: numpy_tower(tower, x) for task, tower in {**towers, **model.upper}.items()}
+
+
+def test_esmm_is_its_formula(log, batch):
+    model = ESMM(longer(log.schema), hidden=(7, 5), seed=0).double().eval()
+    assert set(model.upper) == {"click", "buy"} and model.task_parameters("click") == []
+    step = steps_of(model, numpy_embedding(model, batch))
+    p = {"click": sigmoid(step["click"])}
+    p["buy"] = p["click"] * sigmoid(step["buy"])
+    p["again"] = p["buy"] * sigmoid(step["again"])
+    found = model(batch)
+    for task, rate in p.items():
+        assert close(found[task], np.log(rate) - np.log1p(-rate))
+    assert close(found["dwell"], step["dwell"])
+    named = model.named(batch)
+    assert list(named) == ["ctr", "cvr:buy", "ctcvr:buy", "cvr:again", "ctcvr:again"]
+    assert close(named["ctr"], p["click"]) and close(named["cvr:again"], sigmoid(step["again"]))
+    assert close(named["ctcvr:again"], p["again"]) and close(model.predict(batch)["buy"], p["buy"])
+    two = ESMM(log.schema, seed=0)
+    assert list(two.named(batch)) == ["ctr", "cvr", "ctcvr"]
+    assert ESMM(log.only(["buy"]).schema).named(batch) == {}
+
+
+def test_esmm_loss_and_gradient_are_right_in_float32_down_to_1e_12(log, batch):
+    model, row = ESMM(log.schema, seed=0), batch.part(0, 1)
+    sides = (-27.7, -13.9, -3.0, 0.0, 0.7, 4.0, 16.0)  # sigmoid(-27.7) = 1e-12
+    for a, b, y in [(a, b, y) for a in sides for b in sides if a + b > -28 for y in (0.0, 1.0)]:
+        z = {"click": torch.tensor([a], requires_grad=True), "buy": torch.tensor([b], requires_grad=True)}
+        steps = {**z, "dwell": torch.zeros(1, requires_grad=True)}
+        model._steps = lambda x, steps=steps: steps
+        one = replace(
+            row,
+            labels={**row.labels, "click": torch.ones(1), "buy": torch.tensor([y])},
+            masks={**row.masks, "buy": torch.tensor([True])},
+        )
+        loss = model.losses(one)["buy"]
+        loss.backward()
+        with mpmath.workdps(50):
+            sa, sb = (1 / (1 + mpmath.exp(-mpmath.mpf(v.item()))) for v in z.values())
+            p = sa * sb
+            wanted = -mpmath.log(p) if y else -mpmath.log(1 - p)
+            scale = -1 if y else p / (1 - p)
+            slopes = (scale * (1 - sa), scale * (1 - sb))
+            for found, exact in zip((loss, z["click"].grad, z["buy"].grad), (wanted, *slopes), strict=True):
+                assert found.dtype == torch.float32
+                assert abs(found.item() / exact - 1) < 1e-6, (a, b, y)
+
+
+def test_esmm_stays_finite_far_out(log, batch):
+    model = ESMM(log.schema, seed=0)
+    far = torch.tensor([-3e4, -800.0, -90.0, 90.0, 800.0, 3e4])
+    a, b = (v.flatten().clone().requires_grad_() for v in torch.meshgrid(far, far, indexing="ij"))
+    model._steps = lambda x: {"click": a, "buy": b, "dwell": a * 0}
+    part = batch.part(0, 36)
+    for y in (0.0, 1.0):
+        one = replace(part, labels={**part.labels, "buy": torch.full((36,), y)})
+        loss = model.losses(one)["buy"]
+        slopes = torch.autograd.grad(loss, [a, b])
+        assert loss.isfinite() and all(s.isfinite().all() for s in slopes)
+        assert all(v.isfinite().all() for v in model(part).values())
+
+
+def test_the_conversion_learns_from_all_impressions_through_the_product(log, batch):
+    model = ESMM(log.schema, seed=0)
+    unclicked = batch.labels["click"] == 0
+    assert unclicked.any()
+    masks = {**batch.masks, "buy": batch.masks["buy"] & unclicked}
+    loss = model.losses(replace(batch, masks=masks))["buy"]
+    reached = torch.autograd.grad(loss, [*model.task_parameters("buy"), *model.upper.parameters()])
+    assert all(g.abs().max() > 0 for g in reached)
+
+
+def entropy(y, z):
+    return np.logaddexp(0, z) - y * z
+
+
+@pytest.mark.parametrize("loss", ["ips", "dr"])
+def test_escm2_is_its_formula(log, batch, loss):
+    model = ESMM(log.schema, loss=loss, cvr_weight=0.3, ctcvr_weight=0.8, min_propensity=0.4875, seed=0)
+    model = model.double().eval()
+    masks = {**batch.masks, "click": torch.arange(64) % 3 > 0}
+    x = numpy_embedding(model, batch)
+    step = steps_of(model, x)
+    y, o = (batch.labels[t].double().numpy() for t in ("buy", "click"))
+    o = o * masks["click"].numpy()
+    p = sigmoid(step["click"]) * sigmoid(step["buy"])
+    inverse = 1 / np.maximum(sigmoid(step["click"]), 0.4875)
+    assert inverse.min() < 1 / 0.4875 == inverse.max()  # the floor acts on some rows, not on all
+    error = entropy(y, step["buy"])
+    risk = o * error * inverse
+    if loss == "dr":
+        imputed = np.logaddexp(0, numpy_tower(model.own["buy"]["imputation"], x))
+        risk = imputed + o * (error - imputed) * inverse + o * (error - imputed) ** 2 * inverse
+    rows = 0.8 * -(y * np.log(p) + (1 - y) * np.log(1 - p)) + 0.3 * risk
+    w = (batch.weight * batch.masks["buy"]).double().numpy()
+    found = model.losses(replace(batch, masks=masks))
+    assert found["buy"].item() == pytest.approx((w * rows).sum() / w.sum(), rel=1e-12)
+    click = batch.weight.double().numpy() * masks["click"].numpy()
+    each = entropy(batch.labels["click"].double().numpy(), step["click"])
+    assert found["click"].item() == pytest.approx((click * each).sum() / click.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["ips", "dr"])
+def test_escm2_keeps_the_propensity_constant_and_without_its_term_is_esmm(log, batch, loss):
+    risk = ESMM(log.schema, loss=loss, cvr_weight=1.0, ctcvr_weight=0.0, seed=0)
+    slopes = torch.autograd.grad(risk.losses(batch)["buy"], list(risk.upper.parameters()))
+    assert all((g == 0).all() for g in slopes)
+    none = ESMM(log.schema, loss=loss, cvr_weight=0.0, ctcvr_weight=1.0).eval()
+    plain = ESMM(log.schema, seed=0).eval()
+    none.load_state_dict(plain.state_dict(), strict=False)
+    wanted = plain.losses(batch)
+    assert all(torch.equal(value, wanted[task]) for task, value in none.losses(batch).items())
+
+
+def test_esmm_number_of_parameters(log):
+    dim, ids = 4, sum(log.schema.num_ids.values())
+    width = dim * 3 + 1
+    tower = width * 8 + 8 + 8 * 5 + 5 + 5 + 1
+    for loss, towers in (("ctcvr", 3), ("ips", 3), ("dr", 4)):
+        model = ESMM(log.schema, loss=loss, embedding_dim=dim, hidden=(8, 5))
+        assert sum(p.numel() for p in model.parameters()) == dim * ids + towers * tower
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"loss": "snips"}, "loss must be 'ctcvr', 'ips' or 'dr', got 'snips'"),
+        ({"cvr_weight": -1.0}, "cvr_weight and ctcvr_weight must be >= 0, got -1.0 and 0.5"),
+        ({"min_propensity": 0.0}, r"min_propensity must lie in \(0, 1\], got 0.0"),
+    ],
+)
+def test_esmm_refuses(log, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        ESMM(log.schema, **wrong)
+
+
+def test_a_funnel_is_needed_and_esmm_needs_one_of_binary_tasks(log):
+    apart = log.only(["buy", "dwell"]).schema
+    late = Label(name="dwell", kind="regression", given="click")
+    mixed = log.schema.model_copy(update={"labels": (log.schema.label("click"), late)})
+    for build in (ESMM, AITM):
+        with pytest.raises(ValueError, match=r"needs a declared funnel.* no label of buy, dwell says given"):
+            build(apart)
+    with pytest.raises(ValueError, match="funnel of binary tasks"):
+        ESMM(mixed)
+    assert list(AITM(mixed).given) == ["dwell"]
+
+
+def aitm_steps(model, x):
+    """z of click, buy and again, the step that follows buy."""
+    home = {
+        task: {
+            **dict(model.own[task].items()),
+            **dict(model.upper[task].items() if task in model.upper else ()),
+        }
+        for task in model.own
+    }
+    z = {task: numpy_mlp(part["mlp"], x) for task, part in home.items()}
+    for task in ("buy", "again"):
+        part, before = home[task], z[model.given[task]]
+        u = np.stack([numpy_mlp(part["g"], before), z[task]])
+        h1, h2, h3 = (linear(part[name], u) for name in ("h1", "h2", "h3"))
+        weight = softmax((h2 * h3).sum(2) / np.sqrt(u.shape[2]), axis=0)
+        z[task] = (weight[:, :, None] * h1).sum(0)
+    return {task: numpy_tower(part["tower"], z[task]) for task, part in home.items()}
+
+
+def test_aitm_is_its_formula(log, batch):
+    model = AITM(longer(log.schema), hidden=(7, 5), tower_sizes=(3,), seed=0).double().eval()
+    wanted = aitm_steps(model, numpy_embedding(model, batch))
+    found = model(batch)
+    assert list(found) == ["again", "click", "buy", "dwell"] == list(wanted)
+    assert all(close(found[task], wanted[task]) for task in wanted)
+
+
+def test_aitm_losses_sum_to_the_papers_in_value_and_gradient(log, batch):
+    model = AITM(log.schema, calibration=0.7, seed=1).double().eval()
+    full = replace(batch, masks=dict.fromkeys(batch.masks, torch.ones(64, dtype=torch.bool)), weight=None)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2  # probabilities spread, so that the calibrator acts on some rows only
+    plain = AITM(log.schema, calibration=0.0).double().eval()
+    plain.load_state_dict(model.state_dict())
+    p = model.predict(full)
+    above = torch.relu(p["buy"] - p["click"])
+    assert 0 < (above > 0).sum() < 64
+    parameters = list(model.parameters())
+    wanted = sum(model(full)[t].sum() * 0 for t in p) + 0.7 * above.mean()
+    slopes = torch.autograd.grad(wanted, parameters)
+    ours, without = model.losses(full), plain.losses(full)
+    assert sum(ours.values()).item() == pytest.approx(sum(without.values()).item() + wanted.item(), rel=1e-12)
+    each = zip(
+        torch.autograd.grad(sum(ours.values()), parameters),
+        torch.autograd.grad(sum(without.values()), list(plain.parameters())),
+        slopes,
+        strict=True,
+    )
+    assert all(torch.allclose(a - b, c, rtol=0, atol=1e-12) for a, b, c in each)  # float64, sums reordered
+    assert ours["click"].item() == pytest.approx(without["click"].item(), rel=1e-12)
+
+
+def test_aitm_number_of_parameters_and_refusal(log):
+    dim, ids = 4, sum(log.schema.num_ids.values())
+    model = AITM(log.schema, embedding_dim=dim, hidden=(8, 5), tower_sizes=(6,))
+    width = dim * 3 + 1
+    one = width * 8 + 8 + 8 * 5 + 5 + (5 * 6 + 6) + (6 + 1)
+    assert sum(p.numel() for p in model.parameters()) == dim * ids + 3 * one + 4 * (5 * 5 + 5)
+    with pytest.raises(ValueError, match="calibration must be >= 0, got -1"):
+        AITM(log.schema, calibration=-1)

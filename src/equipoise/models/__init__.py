@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from equipoise.data.schema import Schema
+from equipoise.models.aitm import AITM
+from equipoise.models.esmm import ESMM
 from equipoise.models.mmoe import MMoE
 from equipoise.models.ple import PLE
 from equipoise.models.ranker import Ranker
@@ -22,6 +24,9 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "mmoe": MMoE,
     "cgc": partial(PLE, levels=1),
     "ple": PLE,
+    "aitm": AITM,
+    "esmm": ESMM,
+    "escm2": partial(ESMM, loss="dr"),
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -70,4 +75,15 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
         )
 
 
-__all__ = ["MODELS", "PLE", "MMoE", "Ranker", "SharedBottom", "SingleTask", "build", "check", "options"]
+__all__ = [
+    "ESMM",
+    "MODELS",
+    "PLE",
+    "MMoE",
+    "Ranker",
+    "SharedBottom",
+    "SingleTask",
+    "build",
+    "check",
+    "options",
+]
