@@ -12,7 +12,7 @@ from logs import small_log
 from plain import linear, numpy_embedding, numpy_experts, numpy_mixture, numpy_mlp, numpy_tower, softmax
 
 from equipoise.data import Label
-from equipoise.models import AITM, ESMM, PLE
+from equipoise.models import AITM, ESMM, PLE, HoME
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +310,112 @@ def test_aitm_number_of_parameters_and_refusal(log):
     assert sum(p.numel() for p in model.parameters()) == dim * ids + 3 * one + 4 * (5 * 5 + 5)
     with pytest.raises(ValueError, match="calibration must be >= 0, got -1"):
         AITM(log.schema, calibration=-1)
+
+
+def numpy_block(block, x):
+    """A feature gate, then the normalised experts [B, d] one after the other, in eval mode."""
+    gate, experts = block
+    choice, down, up = softmax(linear(gate.choice, x)), *(p.detach().numpy() for p in (gate.down, gate.up))
+    u = x * sum(choice[:, [i]] * 2 * sigmoid(x @ down[i] @ up[i]) for i in range(len(down)))
+    found = []
+    for e in range(experts.num_experts):
+        h = u
+        for weight, bias, norm in zip(experts.weights, experts.biases, experts.norms, strict=True):
+            h = h @ weight[e].detach().numpy() + bias[e].detach().numpy()
+            part = slice(e * h.shape[1], (e + 1) * h.shape[1])
+            mean, var, scale, shift = (
+                v.detach().numpy()[part]
+                for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            )
+            h = (h - mean) / np.sqrt(var + norm.eps) * scale + shift
+            h = h * sigmoid(h)
+        found.append(h)
+    return found
+
+
+def numpy_self(gate, x, experts):
+    if len(experts) == 1:
+        return sigmoid(linear(gate, x)) * experts[0]
+    return numpy_mixture(gate, x, experts)
+
+
+@pytest.mark.parametrize("num_experts", [1, 2])
+@pytest.mark.parametrize("groups", ["", "click/buy,dwell"])
+def test_home_is_its_formula(log, batch, groups, num_experts):
+    model = HoME(log.schema, groups=groups, num_experts=num_experts, loras=3, expert=(6, 5), seed=0).double()
+    model(batch)  # so that the running statistics are not 0 and 1
+    model.eval()
+    members = [["buy", "dwell"], ["click"]] if groups else [["buy", "click"], ["dwell"]]
+    assert list(model.members.values()) == members and list(model.grouped) == ["+".join(members[0])]
+    x, found = numpy_embedding(model, batch), model(batch)
+    first = numpy_block(model.meta_shared, x)
+    meta = [numpy_block(model.meta["+".join(tasks)], x) for tasks in members]
+    z = numpy_mixture(model.gate, x, [*first, *(f for each in meta for f in each)])
+    z = z + numpy_self(model.self_gate, x, first)
+    shared = numpy_block(model.experts, z)
+    for tasks, mine in zip(members, meta, strict=True):
+        part = model.grouped["+".join(tasks)] if len(tasks) > 1 else model.own[tasks[0]]
+        z_c = numpy_mixture(part["meta_gate"], x, mine + first) + numpy_self(part["meta_self_gate"], x, mine)
+        local = numpy_block(part["group_experts"], z_c)
+        for task in tasks:
+            own = model.own[task]
+            experts = numpy_block(own["experts"], z_c)
+            h = numpy_mixture(own["gate"], np.concatenate([z_c, z], axis=1), experts + local + shared)
+            h = h + numpy_self(own["self_gate"], z_c, experts)
+            assert close(found[task], numpy_tower(own["tower"], h))
+
+
+def test_home_masks_the_other_groups(log, batch):
+    model = HoME(log.schema, groups="dwell/click,buy", seed=0)
+    losses = model.losses(batch)
+    grouped = list(model.grouped["buy+click"].parameters())
+    assert len(grouped) == 9 and all(any(p is q for q in model.shared_parameters()) for p in grouped)
+    assert all(g is not None for g in torch.autograd.grad(losses["buy"], grouped, retain_graph=True))
+    beside = torch.autograd.grad(losses["dwell"], grouped, allow_unused=True)
+    assert all(g is None for g in beside)
+
+
+def test_home_number_of_parameters(log):
+    dim, ids, k = 4, sum(log.schema.num_ids.values()), 3
+    model = HoME(log.schema, num_experts=k, loras=2, embedding_dim=dim, expert=(8, 5), tower_sizes=(6,))
+
+    def block(n):  # feature gate, two linear layers with batch norm
+        return n * 2 + 2 * (2 * n * (n // 2)) + k * (n * 8 + 8 + 2 * 8 + 8 * 5 + 5 + 2 * 5)
+
+    x, d, groups, tasks = dim * 3 + 1, 5, 2, 3
+    shared = (1 + groups) * block(x) + x * k * (1 + groups) + x * k + block(d)
+    group = x * 2 * k + x * k + block(d)
+    own = block(d) + 2 * d * 3 * k + d * k + (5 * 6 + 6) + (6 + 1)
+    assert sum(p.numel() for p in model.parameters()) == dim * ids + shared + groups * group + tasks * own
+
+
+def test_home_takes_one_row_in_training(log, batch):
+    model = HoME(log.schema, id_dropout=0.0, seed=0)
+    one, kept = batch.part(0, 1), {k: v.clone() for k, v in model.state_dict().items()}
+    found = model(one)
+    assert all(torch.equal(kept[k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(found[task], value) for task, value in model.eval()(one).items())
+
+
+def test_home_blocks_start_different(log):
+    model = HoME(log.schema, seed=0)
+    blocks = [model.experts, *(model.own[t]["experts"] for t in log.schema.tasks)]
+    experts = [w for block in blocks for w in block[1].weights[0]]
+    gates = [w for block in blocks for w in block[0].down]
+    for group in (experts, gates):
+        assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(group) for b in group[:i])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"loras": 0}, "loras must be >= 1, got 0"),
+        ({"num_experts": 0}, "num_experts must be >= 1"),
+        ({"expert": ()}, "expert sizes not empty"),
+        ({"groups": "click,buy"}, "groups must hold each of click, buy, dwell once, got 'click,buy'"),
+        ({"groups": "click,buy/dwell,buy"}, "groups must hold each"),
+    ],
+)
+def test_home_refuses(log, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        HoME(log.schema, **wrong)

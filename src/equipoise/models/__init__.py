@@ -10,6 +10,7 @@ from typing import Any
 from equipoise.data.schema import Schema
 from equipoise.models.aitm import AITM
 from equipoise.models.esmm import ESMM
+from equipoise.models.home import HoME
 from equipoise.models.mmoe import MMoE
 from equipoise.models.ple import PLE
 from equipoise.models.ranker import Ranker
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "aitm": AITM,
     "esmm": ESMM,
     "escm2": partial(ESMM, loss="dr"),
+    "home": HoME,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
