@@ -130,7 +130,7 @@ class HoME(Ranker):
 
     def _experts(self, flat: Tensor) -> Tensor:
         """Return outputs [B, E, d] of flat ones."""
-        return flat.view(len(flat), self.num_experts, -1)
+        return flat.view(flat.shape[0], self.num_experts, -1)
 
 
 class FeatureGate(nn.Module):

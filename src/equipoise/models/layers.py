@@ -181,7 +181,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, E, hidden[-1]]."""
-        h = x.expand(len(self.weights[0]), *x.shape)
+        h = x.expand(self.num_experts, *x.shape)
         for weight, bias, norm in zip(self.weights, self.biases, self.norms, strict=True):
             h = torch.baddbmm(bias, h, weight)
             if isinstance(norm, nn.BatchNorm1d):

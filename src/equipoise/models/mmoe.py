@@ -68,7 +68,7 @@ class MMoE(Ranker):
     def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(gated mixture)} [B]."""
         x = representation[:, : self.embedding.width]
-        f = representation[:, self.embedding.width :].view(len(x), len(self.experts.weights[0]), -1)
+        f = representation[:, self.embedding.width :].view(x.shape[0], self.experts.num_experts, -1)
         common = None if self.gate is None else mixture(self.gate, x, f)
         result = {}
         for task, parts in self.own.items():

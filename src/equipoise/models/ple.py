@@ -128,7 +128,7 @@ class PLE(Ranker):
 
     def _experts(self, flat: Tensor) -> Tensor:
         """Return outputs [B, E, d] of flat ones."""
-        return flat.view(len(flat), -1, self.size)
+        return flat.view(flat.shape[0], -1, self.size)
 
     def _at(self, task: str, part: str) -> nn.Module:
         """Return a task's part, its own or one of `lower`."""
