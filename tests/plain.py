@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 
-def numpy_embedding(model, batch):
+def numpy_embedding(model, batch, embedding=None):
     """The input of the backbone, recomputed feature by feature."""
-    table = model.embedding.table.weight.detach().numpy()
+    table = (embedding or model.embedding).table.weight.detach().numpy()
     schema, start, parts = model.schema, 0, []
     for at, feature in enumerate(schema.categorical):
         parts.append(table[start + batch.ids[:, at].numpy()])

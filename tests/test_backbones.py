@@ -43,7 +43,8 @@ def tiny(name, schema, seed=0, sizes=TINY):
 @pytest.mark.parametrize("name", list(MODELS))
 def test_gradients_are_those_of_finite_differences(log, name, monkeypatch):
     monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x))  # finite differences need no kinks
-    model = tiny(name, schema_of(name, log)).double()
+    alone = name == "stem"  # which stops gradients between tasks, where finite differences see them
+    model = tiny(name, log.only(["click"]).schema if alone else schema_of(name, log)).double()
     batch = next(log.split("train").batches(6))
     names, values = zip(*model.named_parameters(), strict=True)
 

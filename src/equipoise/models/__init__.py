@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from equipoise.data.schema import Schema
+from equipoise.models.adatt import AdaTT
 from equipoise.models.aitm import AITM
 from equipoise.models.esmm import ESMM
 from equipoise.models.home import HoME
@@ -16,6 +17,7 @@ from equipoise.models.ple import PLE
 from equipoise.models.ranker import Ranker
 from equipoise.models.shared_bottom import SharedBottom
 from equipoise.models.single_task import SingleTask
+from equipoise.models.stem import STEM
 from equipoise.names import nearest
 
 MODELS: dict[str, Callable[..., Ranker]] = {
@@ -28,6 +30,8 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "aitm": AITM,
     "esmm": ESMM,
     "escm2": partial(ESMM, loss="dr"),
+    "stem": STEM,
+    "adatt": AdaTT,
     "home": HoME,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
@@ -78,9 +82,13 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
 
 
 __all__ = [
+    "AITM",
     "ESMM",
     "MODELS",
     "PLE",
+    "STEM",
+    "AdaTT",
+    "HoME",
     "MMoE",
     "Ranker",
     "SharedBottom",
