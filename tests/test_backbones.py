@@ -23,6 +23,7 @@ TINY = {
     "embedding_dim": 2,
     "expert": (3,),
     "hidden": (3,),
+    "relation": (3,),
     "tower_sizes": (2,),
     "id_dropout": 0.0,
 }
@@ -33,7 +34,7 @@ def log(tmp_path_factory):
     return small_log(tmp_path_factory.mktemp("backbones") / "log", n=240)
 
 
-SMALL = {**TINY, "embedding_dim": 4, "expert": (12,), "hidden": (12,), "tower_sizes": ()}
+SMALL = {**TINY, "embedding_dim": 4, "expert": (12,), "hidden": (12,), "tower_sizes": (), "relation": (12,)}
 
 
 def tiny(name, schema, seed=0, sizes=TINY):
@@ -84,11 +85,13 @@ def test_a_seed_draws_what_torch_would_and_leaves_its_generator_alone(log, name)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_towers_and_gates_of_different_tasks_start_different(log):
-    own = build("mmoe", log.schema, seed=0).own
-    for part in ("tower.0.weight", "gate.weight"):
-        first, second = (own[task].get_parameter(part) for task in ("click", "buy"))
-        assert (first - second).abs().max() > 1e-3
+@pytest.mark.parametrize("name", list(MODELS))
+def test_experts_gates_and_towers_start_different(log, name):
+    model = build(name, schema_of(name, log), seed=0)
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    matrices += [part for p in model.parameters() if p.ndim == 3 for part in p]
+    for i, a in enumerate(matrices):
+        assert all((a - b).abs().max() > 1e-3 for b in matrices[:i] if a.shape == b.shape)
 
 
 def test_a_single_task_model_takes_one_task_and_the_balancer_takes_it(log):

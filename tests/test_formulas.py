@@ -12,7 +12,7 @@ from logs import small_log
 from plain import linear, numpy_embedding, numpy_experts, numpy_mixture, numpy_mlp, numpy_tower, softmax
 
 from equipoise.data import Label
-from equipoise.models import AITM, ESMM, PLE, STEM, AdaTT, HoME
+from equipoise.models import AITM, DBMTL, ESMM, PLE, STEM, AdaTT, DSMoE, HoME
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,6 @@ def test_ple_number_of_parameters(log):
         wanted += n * inputs * (3 + 2)  # gates
         wanted += inputs * (3 + n * 2) if k == 0 else 0  # the shared gate
     assert sum(p.numel() for p in model.parameters()) == wanted
-
-
-def test_ple_experts_of_every_task_and_level_start_different(log):
-    model = PLE(log.schema, levels=2, num_shared=2, num_own=2, expert=(13,), seed=0, embedding_dim=4)
-    first = [model.shared_experts[0], *(model.lower[t]["experts0"] for t in log.schema.tasks)]
-    weights = [w for experts in first for w in experts.weights[0]]
-    weights += [w for t in log.schema.tasks for w in model.own[t]["experts1"].weights[0]]
-    for i, a in enumerate(weights):
-        assert all((a - b).abs().max() > 1e-3 for b in weights[:i] if a.shape == b.shape)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +232,7 @@ def test_a_funnel_is_needed_and_esmm_needs_one_of_binary_tasks(log):
     apart = log.only(["buy", "dwell"]).schema
     late = Label(name="dwell", kind="regression", given="click")
     mixed = log.schema.model_copy(update={"labels": (log.schema.label("click"), late)})
-    for build in (ESMM, AITM):
+    for build in (ESMM, AITM, DBMTL):
         with pytest.raises(ValueError, match=r"needs a declared funnel.* no label of buy, dwell says given"):
             build(apart)
     with pytest.raises(ValueError, match="funnel of binary tasks"):
@@ -397,15 +388,6 @@ def test_home_takes_one_row_in_training(log, batch):
     assert all(torch.equal(found[task], value) for task, value in model.eval()(one).items())
 
 
-def test_home_blocks_start_different(log):
-    model = HoME(log.schema, seed=0)
-    blocks = [model.experts, *(model.own[t]["experts"] for t in log.schema.tasks)]
-    experts = [w for block in blocks for w in block[1].weights[0]]
-    gates = [w for block in blocks for w in block[0].down]
-    for group in (experts, gates):
-        assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(group) for b in group[:i])
-
-
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -473,3 +455,58 @@ def test_stem_and_adatt_refuse(log):
         AdaTT(log.schema, levels=0)
     with pytest.raises(ValueError, match="num_experts must be >= 1"):
         AdaTT(log.schema, num_own=0)
+
+
+def test_ds_moe_is_its_formula_and_its_loss_has_the_balance(log, batch):
+    model = DSMoE(log.schema, num_experts=5, top_k=2, num_shared=2, balance=0.3, expert=(6, 5), seed=0)
+    plain = DSMoE(log.schema, num_experts=5, top_k=2, num_shared=2, balance=0.0, expert=(6, 5), seed=0)
+    model, plain = model.double().eval(), plain.double().eval()
+    x = numpy_embedding(model, batch)
+    common, routed = sum(numpy_experts(model.shared, x)), numpy_experts(model.experts, x)
+    found, losses, without = model(batch), model.losses(batch), plain.losses(batch)
+    for task in log.schema.tasks:
+        scores = softmax(linear(model.own[task]["router"], x))
+        taken = np.argsort(np.argsort(-scores, axis=1), axis=1) < 2
+        mixed = common + sum((scores * taken)[:, [e]] * f for e, f in enumerate(routed))
+        assert close(found[task], numpy_tower(model.own[task]["tower"], mixed))
+        assert (taken.mean(0) > 0).sum() > 2  # rows take different experts
+        weight = (batch.weight * batch.masks[task]).double().numpy()
+        mean = (weight[:, None] * scores).sum(0) / weight.sum()
+        wanted = without[task].item() + 0.3 * (taken.mean(0) * 5 / 2 * mean).sum()
+        assert losses[task].item() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_dbmtl_is_its_formula(log, batch):
+    sizes = {"hidden": (7,), "tower_sizes": (6,), "relation": (5, 4)}
+    model = DBMTL(longer(log.schema), **sizes, seed=0).double().eval()
+    x, r = numpy_mlp(model.trunk, numpy_embedding(model, batch)), {}
+    for task, steps in {"click": [], "buy": ["click"], "again": ["click", "buy"], "dwell": []}.items():
+        home = (model.upper if task in ("click", "buy") else model.own)[task]
+        r[task] = numpy_mlp(home["mlp"], x)
+        if steps:
+            r[task] = numpy_mlp(home["relation"], np.concatenate([r[task], *(r[s] for s in steps)], axis=1))
+    found = model(batch)
+    assert list(found) == ["again", "click", "buy", "dwell"]
+    assert all(
+        close(found[task], linear(model.own[task]["tower"][0], value)[:, 0]) for task, value in r.items()
+    )
+
+
+def test_ds_moe_and_dbmtl_numbers_of_parameters_and_refusals(log):
+    dim, ids, n = 4, sum(log.schema.num_ids.values()), 3
+    width = dim * 3 + 1
+    moe = DSMoE(log.schema, num_experts=5, num_shared=2, embedding_dim=dim, expert=(8, 5), tower_sizes=(6,))
+    wanted = dim * ids + 7 * (width * 8 + 8 + 8 * 5 + 5) + n * (width * 5 + (5 * 6 + 6) + (6 + 1))
+    assert sum(p.numel() for p in moe.parameters()) == wanted
+    dbmtl = DBMTL(log.schema, embedding_dim=dim, hidden=(8,), tower_sizes=(6,), relation=(5,))
+    wanted = dim * ids + (width * 8 + 8) + n * (8 * 6 + 6) + 2 * (6 + 1) + ((6 + 6) * 5 + 5) + (5 + 1)
+    assert sum(p.numel() for p in dbmtl.parameters()) == wanted
+    for wrong, says in (
+        ({"top_k": 9}, "got 9 of 8"),
+        ({"top_k": 0}, "got 0 of 8"),
+        ({"balance": -1}, "balance must be"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            DSMoE(log.schema, **wrong)
+    with pytest.raises(ValueError, match="relation must hold at least one size"):
+        DBMTL(log.schema, relation=())

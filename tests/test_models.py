@@ -84,11 +84,6 @@ def test_a_row_does_not_depend_on_its_batch_in_eval_mode(log, batch, name):
         )  # batched products are summed in other orders
 
 
-def test_experts_start_different(log):
-    weight = MMoE(log.schema, num_experts=4, seed=0).experts.weights[0]
-    assert all((weight[i] - weight[j]).abs().max() > 1e-3 for i in range(4) for j in range(i))
-
-
 def test_number_of_parameters(log):
     dim, ids = 4, sum(log.schema.num_ids.values())
     model = MMoE(log.schema, num_experts=3, embedding_dim=dim, expert=(8, 5), tower_sizes=(6,))

@@ -10,6 +10,8 @@ from typing import Any
 from equipoise.data.schema import Schema
 from equipoise.models.adatt import AdaTT
 from equipoise.models.aitm import AITM
+from equipoise.models.dbmtl import DBMTL
+from equipoise.models.ds_moe import DSMoE
 from equipoise.models.esmm import ESMM
 from equipoise.models.home import HoME
 from equipoise.models.mmoe import MMoE
@@ -30,9 +32,11 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "aitm": AITM,
     "esmm": ESMM,
     "escm2": partial(ESMM, loss="dr"),
+    "dbmtl": DBMTL,
     "stem": STEM,
     "adatt": AdaTT,
     "home": HoME,
+    "ds_moe": DSMoE,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -83,11 +87,13 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
 
 __all__ = [
     "AITM",
+    "DBMTL",
     "ESMM",
     "MODELS",
     "PLE",
     "STEM",
     "AdaTT",
+    "DSMoE",
     "HoME",
     "MMoE",
     "Ranker",

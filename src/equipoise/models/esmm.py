@@ -16,6 +16,8 @@ from equipoise.models.funnel import funnel
 from equipoise.models.layers import FeatureEmbedding, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
+Logs = dict[str, Tensor]
+
 
 class ESMM(Ranker):
     """P(buy) = P(click) P(buy | click), each factor a tower over shared embeddings; P(buy) learns from all impressions.
@@ -99,13 +101,14 @@ class ESMM(Ranker):
 
     def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: logit [B]}, of a conversion that of its CTCVR: log P - log(1 - P)."""
-        return self._outputs(self._steps(representation))
+        steps = self._steps(representation)
+        return self._outputs(steps, _log_probabilities(steps, self.given))
 
     def losses(self, batch: Batch) -> Losses:
         """Return {task: scalar loss or None}; of a conversion over all impressions whose label is known."""
         x = self.represent(batch)
         steps = self._steps(x)
-        log_p, log_q = _log_probabilities(steps, self.given)
+        log_p, log_q = logs = _log_probabilities(steps, self.given)
         rows = {}
         for task in self.schema.tasks:
             if self.schema.label(task).kind != "binary":
@@ -115,7 +118,7 @@ class ESMM(Ranker):
             if self.loss != "ctcvr" and task in self.given:
                 risk = self._risk(task, batch, x, steps[task].double(), log_p[self.given[task]])
                 rows[task] = self.ctcvr_weight * rows[task] + self.cvr_weight * risk
-        return task_losses(self._outputs(steps), batch, self.schema, x, rows)
+        return task_losses(self._outputs(steps, logs), batch, self.schema, x, rows)
 
     @torch.no_grad()
     def named(self, batch: Batch) -> dict[str, Tensor]:
@@ -140,8 +143,8 @@ class ESMM(Ranker):
             for task in self.schema.tasks
         }
 
-    def _outputs(self, steps: dict[str, Tensor]) -> dict[str, Tensor]:
-        log_p, log_q = _log_probabilities(steps, self.given)
+    def _outputs(self, steps: Mapping[str, Tensor], logs: tuple[Logs, Logs]) -> dict[str, Tensor]:
+        log_p, log_q = logs
         return {
             task: (log_p[task] - log_q[task]).to(z.dtype) if task in self.given else z
             for task, z in steps.items()
@@ -160,9 +163,7 @@ class ESMM(Ranker):
         return imputed + gap * weight + gap.square() * weight
 
 
-def _log_probabilities(
-    steps: Mapping[str, Tensor], given: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _log_probabilities(steps: Mapping[str, Tensor], given: Mapping[str, str]) -> tuple[Logs, Logs]:
     """Return {task: log P} and {task: log(1 - P)}, float64 [B], where P is the product of sigmoid(z) along the funnel.
 
     log P = sum of logsigmoid(z). For P <= 1/2, log(1 - P) = log1p(-exp(log P)): exact where P is tiny. Above, with s the
