@@ -189,6 +189,20 @@ def test_a_task_without_a_loss_keeps_its_own_parameters(log, name):
         assert all(torch.equal(a, b) for a, b in zip(own, before, strict=True))
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "single_task"])
+def test_the_balancer_finds_the_declared_shared_parameters(log, name):
+    schema, batch = wide(log, 5)
+    model = tiny(name, schema, sizes=SMALL)
+    balancer = eq.Balancer(
+        torch.optim.SGD(model.parameters(), lr=0.1), eq.PUB()
+    )  # shared=None: by two tasks or more
+    balancer.backward(model.losses(batch))
+    declared = {id(p) for p in model.shared_parameters()}
+    own = {id(p) for task in schema.tasks for p in model.task_parameters(task)}
+    assert all((id(p) in declared) != (id(p) in own) for p in model.parameters())
+    assert all((p.grad is None) == (id(p) in declared) for p in model.parameters())
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_representation_is_reached_by_every_task_and_alone_leads_to_the_trunk(log, name):
     schema, batch = wide(log, 1 if name == "single_task" else 5)
