@@ -241,7 +241,7 @@ def test_export_gives_the_same_outputs_for_other_rows_too(log, name):
         for b in (batch, other.part(0, 9))
     ]
     whole = OfTensors(model, replace(batch, weight=None))
-    program = torch.export.export(whole, tensors[0], dynamic_shapes=shapes)
+    program = torch.export.export(whole, tensors[0], dynamic_shapes=shapes, strict=False)
     for given, wanted in zip(tensors, (model(batch), model(other.part(0, 9))), strict=True):
         found = program.module()(*given)
         assert list(found) == list(wanted)

@@ -35,7 +35,7 @@ class AdaTT(Ranker):
         ValueError: levels below 1, no expert.
 
     Source: Li et al., AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations, KDD 2023,
-    checked on the authors' AdaTTSp, start of v included.
+    checked on a public copy of the authors' AdaTTSp, start of v included.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class ESMM(Ranker):
         ValueError: several tasks without a funnel of binary ones, an unknown loss, a weight or propensity out of range.
 
     Source: Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion Rate,
-    SIGIR 2018, equations 2 to 4. Wang et al., ESCM2: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion
+    SIGIR 2018, from memory. Wang et al., ESCM2: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion
     Rate Estimation, SIGIR 2022, checked on PaddleRec's code, whose weights .5 are the defaults. There p is constant under
     IPS only and bounded by 15, and e is a probability; a cross-entropy goes beyond 1, so ours is a softplus.
     """

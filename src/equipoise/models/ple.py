@@ -35,8 +35,8 @@ class PLE(Ranker):
         ValueError: levels below 1, no expert.
 
     Source: Tang et al., Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized
-    Recommendations, RecSys 2020, section 4; TorchEasyRec's ExtractionNet has the same wiring. Gates are linear without a
-    bias, as in MMoE and the paper's W x.
+    Recommendations, RecSys 2020, section 4, from memory; TorchEasyRec's ExtractionNet has the same wiring. Gates are linear
+    without a bias, as in MMoE.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class STEM(Ranker):
         ValueError: no expert.
 
     Source: Su et al., STEM: Unleashing the Power of Embeddings for Multi-task Recommendation, AAAI 2024, section 4 with
-    one layer, checked on the authors' STEM_Layer; its gates are perceptrons, ours linear without a bias.
+    one layer, checked on a public copy of the authors' STEM_Layer; its gates are perceptrons, ours linear without a bias.
     """
 
     def __init__(
