@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from equipoise.data.batches import Batch
-from equipoise.data.schema import Label, Schema
+from equipoise.data.schema import Schema
 
 
 class Losses(dict[str, Tensor | None]):
@@ -32,7 +32,11 @@ class Losses(dict[str, Tensor | None]):
 
 
 def task_losses(
-    outputs: Mapping[str, Tensor], batch: Batch, schema: Schema, representation: Tensor | None = None
+    outputs: Mapping[str, Tensor],
+    batch: Batch,
+    schema: Schema,
+    representation: Tensor | None = None,
+    rows: Mapping[str, Tensor] | None = None,
 ) -> Losses:
     """Return the losses of a batch.
 
@@ -42,6 +46,7 @@ def task_losses(
 
     Args:
         outputs: {task: [B] raw output}.
+        rows: {task: [B] loss of each row} that a model computed itself, instead of those of its outputs.
 
     Raises:
         ValueError: no outputs, or one that is not [B].
@@ -60,7 +65,8 @@ def task_losses(
     losses: dict[str, Tensor | None] = dict.fromkeys(outputs)
     for at, (name, output) in enumerate(raised.items()):
         if counts[name] > 0:
-            each = _each(output, batch.labels[name].to(output.dtype), schema.label(name), schema)
+            own = None if rows is None else rows.get(name)
+            each = row_losses(name, output, batch, schema) if own is None else own.to(output.dtype)
             losses[name] = (each * weights[name]).sum() / sums[at]
     return Losses(losses, counts, representation)
 
@@ -71,8 +77,9 @@ def _weights(batch: Batch, task: str) -> Tensor:
     return mask.float() if batch.weight is None else mask * batch.weight
 
 
-def _each(output: Tensor, label: Tensor, spec: Label, schema: Schema) -> Tensor:
+def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tensor:
     """Return the loss of each row, [B]; of rows without a label too, finite as their label is 0."""
+    label, spec = batch.labels[task].to(output.dtype), schema.label(task)
     if spec.kind == "binary":
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
     mean, std = schema.label_scale.get(spec.name, (0.0, 1.0))

@@ -8,10 +8,18 @@ from functools import partial
 from typing import Any
 
 from equipoise.data.schema import Schema
+from equipoise.models.adatt import AdaTT
+from equipoise.models.aitm import AITM
+from equipoise.models.dbmtl import DBMTL
+from equipoise.models.ds_moe import DSMoE
+from equipoise.models.esmm import ESMM
+from equipoise.models.home import HoME
 from equipoise.models.mmoe import MMoE
+from equipoise.models.ple import PLE
 from equipoise.models.ranker import Ranker
 from equipoise.models.shared_bottom import SharedBottom
 from equipoise.models.single_task import SingleTask
+from equipoise.models.stem import STEM
 from equipoise.names import nearest
 
 MODELS: dict[str, Callable[..., Ranker]] = {
@@ -19,6 +27,16 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "shared_bottom": SharedBottom,
     "omoe": partial(MMoE, gates="shared"),
     "mmoe": MMoE,
+    "cgc": partial(PLE, levels=1),
+    "ple": PLE,
+    "aitm": AITM,
+    "esmm": ESMM,
+    "escm2": partial(ESMM, loss="dr"),
+    "dbmtl": DBMTL,
+    "stem": STEM,
+    "adatt": AdaTT,
+    "home": HoME,
+    "ds_moe": DSMoE,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -67,4 +85,21 @@ def _check_kind(model: str, key: str, value: Any, default: Any) -> None:
         )
 
 
-__all__ = ["MODELS", "MMoE", "Ranker", "SharedBottom", "SingleTask", "build", "check", "options"]
+__all__ = [
+    "AITM",
+    "DBMTL",
+    "ESMM",
+    "MODELS",
+    "PLE",
+    "STEM",
+    "AdaTT",
+    "DSMoE",
+    "HoME",
+    "MMoE",
+    "Ranker",
+    "SharedBottom",
+    "SingleTask",
+    "build",
+    "check",
+    "options",
+]

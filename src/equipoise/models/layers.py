@@ -34,7 +34,7 @@ class FeatureEmbedding(nn.Module):
     Raises:
         ValueError: the schema was not prepared or has no feature, id_dropout out of range; at the call, another number of
             columns than the schema's, a batch without a multi-valued feature, or ids beyond a table (on the CPU only:
-            on a GPU the check would wait for the device).
+            on a GPU the check would wait for the device, and an exported graph has none).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class FeatureEmbedding(nn.Module):
     def _ids(self, batch: Batch) -> Tensor:
         """Return the categorical ids, int64 [B, F], each within its feature's table."""
         ids = batch.ids.long()
-        if not ids.is_cuda and bool((wrong := (ids < 0) | (ids >= self.limits)).any()):
+        if _readable(ids) and bool((wrong := (ids < 0) | (ids >= self.limits)).any()):
             row, at = wrong.nonzero()[0].tolist()
             name = self.schema.categorical[at].name
             raise ValueError(
@@ -105,7 +105,7 @@ class FeatureEmbedding(nn.Module):
                 "was the batch made with another schema?"
             )
         ids = batch.multi[name].values.long()
-        if not ids.is_cuda and bool((wrong := (ids < 0) | (ids >= self.sizes[name])).any()):
+        if _readable(ids) and bool((wrong := (ids < 0) | (ids >= self.sizes[name])).any()):
             raise ValueError(
                 f"batch.multi of feature {name!r} must hold ids in [0, {self.sizes[name]}), got {int(ids[wrong][0])}; "
                 "was the batch made with another log's vocabulary?"
@@ -130,6 +130,11 @@ def _pooled(table: Tensor, rows: Tensor, ragged: Ragged, pooling: str) -> Tensor
         return pooled
     totals = torch.segment_reduce(weights, "sum", offsets=ragged.offsets, initial=0.0)
     return pooled / totals.masked_fill(totals == 0, math.inf).unsqueeze(1)  # x / inf = 0: the zero vector
+
+
+def _readable(ids: Tensor) -> bool:
+    """Whether ids may be looked at here: on a GPU that would wait for the device, in `torch.export` there are none."""
+    return not ids.is_cuda and not torch.compiler.is_compiling()
 
 
 def _check_columns(what: str, columns: Tensor, wanted: int) -> None:
@@ -163,7 +168,9 @@ def tower(width: int, hidden: Sequence[int], dropout: float, batch_norm: bool) -
 class Experts(nn.Module):
     """E perceptrons of one shape side by side: [B, width] -> [B, E, hidden[-1]], each started differently.
 
-    Weights are [E, in, out], so that each layer is one batched product.
+    Weights are [E, in, out], so that each layer is one batched product. Each layer is Linear (-> BatchNorm) -> activation
+    (-> Dropout), the activation "relu" or "silu" (Swish). In training one row alone, which has no variance, is normalised
+    by the running statistics.
     """
 
     def __init__(
@@ -173,6 +180,7 @@ class Experts(nn.Module):
         hidden: Sequence[int],
         dropout: float = 0.0,
         batch_norm: bool = False,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         if num_experts < 1 or not hidden:
@@ -180,7 +188,7 @@ class Experts(nn.Module):
                 f"num_experts must be >= 1 and expert sizes not empty, got {num_experts} and {hidden}"
             )
         self.weights, self.biases, self.norms = nn.ParameterList(), nn.ParameterList(), nn.ModuleList()
-        self.dropout = dropout
+        self.num_experts, self.dropout, self.activation = num_experts, dropout, activation
         for size in hidden:
             bound = 1.0 / math.sqrt(width)
             self.weights.append(nn.Parameter(torch.empty(num_experts, width, size).uniform_(-bound, bound)))
@@ -190,11 +198,25 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, E, hidden[-1]]."""
-        h = x.expand(len(self.weights[0]), *x.shape)
+        h = x.expand(self.num_experts, *x.shape)
         for weight, bias, norm in zip(self.weights, self.biases, self.norms, strict=True):
             h = torch.baddbmm(bias, h, weight)
             if isinstance(norm, nn.BatchNorm1d):
-                flat = norm(h.transpose(0, 1).flatten(1))
+                flat = _normalised(norm, h.transpose(0, 1).flatten(1))
                 h = flat.view(h.shape[1], h.shape[0], h.shape[2]).transpose(0, 1)
-            h = F.dropout(F.relu(h), self.dropout, self.training)
+            h = F.silu(h) if self.activation == "silu" else F.relu(h)
+            h = F.dropout(h, self.dropout, self.training)
         return h.transpose(0, 1)
+
+
+def _normalised(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """Return norm(x); of one row in training, by the running statistics."""
+    if norm.training and len(x) == 1:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    out: Tensor = norm(x)
+    return out
+
+
+def mixture(gate: nn.Module, x: Tensor, experts: Tensor) -> Tensor:
+    """Return sum_e softmax(gate(x))_e f_e, [B, d], of experts [B, E, d]."""
+    return torch.bmm(torch.softmax(gate(x), dim=-1).unsqueeze(1), experts).squeeze(1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, tower
+from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
 from equipoise.models.ranker import Ranker, seeded
 
 
@@ -69,16 +69,11 @@ class MMoE(Ranker):
     def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(gated mixture)} [B]."""
         x = representation[:, : self.embedding.width]
-        f = representation[:, self.embedding.width :].view(len(x), len(self.experts.weights[0]), -1)
-        common = None if self.gate is None else self._mixture(self.gate, x, f)
+        f = representation[:, self.embedding.width :].view(x.shape[0], self.experts.num_experts, -1)
+        common = None if self.gate is None else mixture(self.gate, x, f)
         result = {}
         for task, parts in self.own.items():
             assert isinstance(parts, nn.ModuleDict)
-            mixture = self._mixture(parts["gate"], x, f) if common is None else common
-            result[task] = parts["tower"](mixture).squeeze(-1)
+            mixed = mixture(parts["gate"], x, f) if common is None else common
+            result[task] = parts["tower"](mixed).squeeze(-1)
         return result
-
-    @staticmethod
-    def _mixture(gate: nn.Module, x: Tensor, f: Tensor) -> Tensor:
-        """Return sum_e softmax(gate(x))_e f_e, [B, d]."""
-        return torch.bmm(torch.softmax(gate(x), dim=-1).unsqueeze(1), f).squeeze(1)

@@ -57,6 +57,13 @@ class Ranker(nn.Module):
         return [p for table in found for p in table.parameters()]
 
 
+def parts(modules: nn.ModuleDict, task: str) -> nn.ModuleDict:
+    """Return the named parts of a task: `modules[task]`, which the type checker knows as any module."""
+    found = modules[task]
+    assert isinstance(found, nn.ModuleDict)
+    return found
+
+
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Draw parameters inside from `seed` and leave torch's generators as they were; None draws from them as they are."""
