@@ -1,11 +1,12 @@
-"""Time of a training step: plain Adam, the floor (forward and T backwards), Equipoise in each mode.
+"""Time of a training step: plain Adam, the floor (forward and T backwards), Equipoise in each mode, torchjd.
 
-python benchmarks/step_time.py [--tasks 2 4 8] [--rounds 15] [--threads N]
+python benchmarks/step_time.py [--tasks 2 4 8] [--rounds 20] [--threads N] [--sparse]
 
 MMoE: 16 tables of 10,000 x 16, 8 experts 256-512-256 with batch norm and ReLU, a gate a task, towers 256-128-1, batch 2048;
 shared = tables and experts (4.7 M parameters). All sides take turns in one process; a ratio is that of two steps of the same
 round, and medians with quartiles over rounds are printed. "floor" is what no exact method can go below: a forward and T
-`autograd.grad` calls, nothing else; "floor + Adam" adds the optimizer's own step.
+`autograd.grad` calls, nothing else; "floor + Adam" adds the optimizer's own step. --sparse: row-sparse tables, under
+SparseAdam, with Adam for the rest, on every side.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import equipoise as eq
+from equipoise.models.table import touched_rows
 
 BATCH, TABLES, ROWS, DIM, EXPERTS = 2048, 16, 10_000, 16, 8
 
@@ -28,9 +30,10 @@ BATCH, TABLES, ROWS, DIM, EXPERTS = 2048, 16, 10_000, 16, 8
 class Model(nn.Module):
     """The MMoE above; experts are batched matrices."""
 
-    def __init__(self, num_tasks: int) -> None:
+    def __init__(self, num_tasks: int, sparse: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.sparse = sparse
         self.tables = nn.Embedding(TABLES * ROWS, DIM)
         width = TABLES * DIM
         self.experts = nn.ModuleList(
@@ -55,7 +58,10 @@ class Model(nn.Module):
 
     def losses(self, ids: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return {task: loss} and the experts' outputs [B, E, 256]."""
-        x = self.tables(ids).flatten(1)
+        if self.sparse:
+            x = F.embedding(*touched_rows(self.tables.weight, ids)[::-1]).flatten(1)
+        else:
+            x = self.tables(ids).flatten(1)
         found = torch.stack([expert(x) for expert in self.experts], 1)
         losses = {}
         for t, (gate, tower) in enumerate(zip(self.gates, self.towers, strict=True)):
@@ -64,15 +70,36 @@ class Model(nn.Module):
         return losses, found
 
 
-def sides(num_tasks: int) -> dict[str, Callable[[Tensor, Tensor], None]]:
-    """Return {name: a training step on (ids, labels)}, each with a model and an optimizer of its own."""
-    result: dict[str, Callable[[Tensor, Tensor], None]] = {}
+class Both:
+    """Several optimizers as one."""
 
-    def fresh() -> tuple[Model, torch.optim.Optimizer]:
-        model = Model(num_tasks)
-        return model, torch.optim.Adam(model.parameters(), lr=1e-3)
+    def __init__(self, model: Model) -> None:
+        self.parts: list[torch.optim.Optimizer] = []
+        rest = list(model.parameters())
+        if model.sparse:
+            self.parts.append(torch.optim.SparseAdam(model.tables.parameters(), lr=1e-3))
+            rest = [p for p in rest if p is not model.tables.weight]
+        self.parts.append(torch.optim.Adam(rest, lr=1e-3))
 
-    model, optimizer = fresh()
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for o in self.parts:
+            o.zero_grad()
+
+    def step(self) -> None:
+        """Make all steps."""
+        for o in self.parts:
+            o.step()
+
+
+Step = Callable[[Tensor, Tensor], None]
+
+
+def sides(num_tasks: int, sparse: bool) -> dict[str, Step]:
+    """Return {name: a training step on (ids, labels)}, each with a model and optimizers of its own."""
+    result: dict[str, Step] = {}
+    model = Model(num_tasks, sparse)
+    optimizer = Both(model)
 
     def plain(ids: Tensor, labels: Tensor) -> None:
         optimizer.zero_grad()
@@ -80,42 +107,73 @@ def sides(num_tasks: int) -> dict[str, Callable[[Tensor, Tensor], None]]:
         optimizer.step()
 
     result["plain Adam"] = plain
+    bare = Model(num_tasks, sparse)
 
-    def floor(ids: Tensor, labels: Tensor) -> None:
-        losses, _ = floor_model.losses(ids, labels)
+    def floor(ids: Tensor, labels: Tensor) -> list[Tensor]:
+        losses, _ = bare.losses(ids, labels)
         for t, loss in enumerate(losses.values()):
-            own = [*floor_model.gates[t].parameters(), *floor_model.towers[t].parameters()]
-            torch.autograd.grad(loss, [*floor_model.shared_parameters(), *own], retain_graph=True)
+            own = [*bare.gates[t].parameters(), *bare.towers[t].parameters()]
+            shared = torch.autograd.grad(loss, [*bare.shared_parameters(), *own], retain_graph=True)
+        return list(shared)
 
-    floor_model = Model(num_tasks)
-    result["floor"] = floor
+    adam = Both(bare)
 
     def with_adam(ids: Tensor, labels: Tensor) -> None:
-        floor(ids, labels)
+        found = floor(ids, labels)
+        for p, g in zip(bare.shared_parameters(), found, strict=False):
+            p.grad = g
         adam.step()
 
-    adam = torch.optim.Adam(floor_model.parameters(), lr=1e-3)
-    for p in floor_model.parameters():
-        p.grad = torch.zeros_like(p)
+    result["floor"] = lambda ids, labels: floor(ids, labels) and None
     result["floor + Adam"] = with_adam
-
-    modes = {
+    modes: dict[str, dict[str, object]] = {
         "pub": {"method": "pub"},
+        "pub compiled": {"method": "pub", "compile": True},
         "pub every 10, exact between": {"method": "pub", "every": 10},
         "pub every 10, weighted between": {"method": "pub", "every": 10, "between": "weighted"},
+        "pub sketch": {"method": "pub", "gram": "sketch"},
         "pub at representation": {"method": "pub", "level": "representation"},
         "nash": {"method": "nash"},
         "equal, one backward": {"method": "equal", "between": "weighted"},
     }
     for name, options in modes.items():
-        result[f"equipoise {name}"] = _balanced(*fresh(), dict(options))
+        mine = Model(num_tasks, sparse)
+        result[f"equipoise {name}"] = _balanced(mine, Both(mine).parts, dict(options))
+    if not sparse and (jd := _torchjd(Model(num_tasks, sparse))) is not None:
+        result["torchjd, one backward at a time"] = jd
     return result
 
 
-def _balanced(
-    model: Model, optimizer: torch.optim.Optimizer, options: dict[str, object]
-) -> Callable[[Tensor, Tensor], None]:
-    balancer = eq.Balancer(optimizer, shared=model.shared_parameters(), **options)  # type: ignore[arg-type]
+def _torchjd(model: Model) -> Step | None:
+    """Return torchjd's fastest setting here: UPGrad where its quadprog is installed, else the mean. It knows no sparse gradient."""
+    try:
+        from torchjd import aggregation, autojac
+    except ImportError:
+        print("torchjd is not installed: left out")
+        return None
+    try:
+        aggregator = aggregation.UPGrad()
+    except ImportError:
+        print("torchjd without quadprog: its Mean in place of UPGrad, which does less")
+        aggregator = aggregation.Mean()
+    optimizer = Both(model)
+    own = [*model.gates.parameters(), *model.towers.parameters()]
+
+    def step(ids: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        losses = list(model.losses(ids, labels)[0].values())
+        shared = model.shared_parameters()
+        # faster than vmap on a CPU
+        autojac.backward(losses, inputs=shared, retain_graph=True, parallel_chunk_size=1)
+        autojac.jac_to_grad(shared, aggregator)
+        torch.stack(losses).sum().backward(inputs=own)
+        optimizer.step()
+
+    return step
+
+
+def _balanced(model: Model, optimizers: list[torch.optim.Optimizer], options: dict[str, object]) -> Step:
+    balancer = eq.Balancer(optimizers, shared=model.shared_parameters(), **options)  # type: ignore[arg-type]
 
     def step(ids: Tensor, labels: Tensor) -> None:
         losses, found = model.losses(ids, labels)
@@ -131,17 +189,17 @@ def data(num_tasks: int) -> tuple[Tensor, Tensor]:
     return ids, (torch.rand(num_tasks, BATCH) < 0.2).float()
 
 
-def measure(num_tasks: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(num_tasks: int, rounds: int, sparse: bool) -> dict[str, dict[str, float]]:
     """Return {side: {"ms", "over_plain", "q1", "q3", "over_floor_adam"}}; every side once a round, order rotated."""
-    steps = sides(num_tasks)
+    steps = sides(num_tasks, sparse)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 2):
+    for round_ in range(rounds + 3):
         names = list(steps)
         batch = data(num_tasks)
         for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
             begun = time.perf_counter()
             steps[name](*batch)
-            if round_ >= 2:  # warm-up
+            if round_ >= 3:  # warm-up, the second step compiles
                 times[name].append(time.perf_counter() - begun)
     found = {}
     for name, mine in times.items():
@@ -169,12 +227,13 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--sparse", action="store_true", help="row-sparse tables")
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     result = {}
     for num_tasks in chosen.tasks:
-        found = result[num_tasks] = measure(num_tasks, chosen.rounds)
+        found = result[num_tasks] = measure(num_tasks, chosen.rounds, chosen.sparse)
         print(
             f"\n| T = {num_tasks} | ms | over plain Adam (quartiles) | over floor + Adam |\n| --- | --- | --- | --- |"
         )
@@ -184,7 +243,16 @@ def main() -> None:
                 f"{e['over_floor_adam']:.3f} |",
                 flush=True,
             )
-    print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, "result": result}))
+    print(
+        json.dumps(
+            {
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "sparse": chosen.sparse,
+                "result": result,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -282,3 +282,19 @@ def test_coupled_decay_enters_once(scale, moments):
     mixed = sum(balancer.last.weights[k] * g for k, g in raw.items())
     expected = before["trunk"] - 0.05 * (mixed + 0.5 * before["trunk"])
     torch.testing.assert_close(parameters["trunk"].detach(), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_the_graph_is_freed_unless_it_is_to_be_kept():
+    """As torch's own backward: activations go with the last task's; a second call needs retain_graph."""
+    for keep in (False, True):
+        p = torch.nn.Parameter(torch.ones(3))
+        balancer = eq.Balancer(torch.optim.SGD([p], lr=0.1), "pub", shared=[p])
+        h = p.exp()
+        losses = {"a": h.sum(), "b": (h * h).sum()}
+        balancer.backward(losses, retain_graph=keep)
+        if keep:
+            balancer.backward(losses)
+            balancer.step()
+        else:
+            with pytest.raises(RuntimeError, match="second time"):
+                balancer.backward(losses)

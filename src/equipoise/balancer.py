@@ -167,6 +167,7 @@ class Balancer:
         *,
         counts: Mapping[str, float] | None = None,
         representation: Tensor | None = None,
+        retain_graph: bool = False,
     ) -> None:
         """Compute one gradient a task; call again before `step` to accumulate micro-batches.
 
@@ -178,6 +179,7 @@ class Balancer:
             losses: {task: 0-dim tensor, or None where the batch says nothing} or a tensor [T].
             counts: {task: count of valid labels (or sum of weights)}; default `losses.counts`, else 1 a call.
             representation: what the towers read, for level "representation"; default `losses.representation`.
+            retain_graph: keep the losses' graphs; by default they are freed on the way, as by torch's own `backward`.
 
         Raises:
             ValueError: a loss that is not a scalar, an unknown task, a loss that reaches no shared parameter.
@@ -189,10 +191,10 @@ class Balancer:
         self._collected.see(checked)
         try:
             if self._flow == "each":
-                self._backward_each(checked)
+                self._backward_each(checked, retain_graph)
             else:
                 given = getattr(losses, "representation", None) if representation is None else representation
-                self._backward_weighted(checked, given)
+                self._backward_weighted(checked, given, retain_graph)
         except (ValueError, StationaryError):
             self.zero_grad()
             raise
@@ -207,16 +209,19 @@ class Balancer:
         of_losses = options.level == "losses" and not options.needs_rows
         return "weighted" if of_losses or not weigher.must_solve(checked.values) else "each"
 
-    def _backward_each(self, checked: CheckedLosses) -> None:
+    def _backward_each(self, checked: CheckedLosses, keep_graph: bool) -> None:
         keep_calls = "cross" in self.method.needs
-        collect_each(self._collected, self._layout, checked, len(self._weigher.tasks), keep_calls)
+        num = len(self._weigher.tasks)
+        collect_each(self._collected, self._layout, checked, num, keep_calls, keep_graph)
         if self.options.between == "weighted":
             refuse_weighted(
                 {"a parameter outside `shared` that several tasks reach": "" in self._layout.owners.values()}
             )
         self._layout.put_own(self._collected.tasks)
 
-    def _backward_weighted(self, checked: CheckedLosses, representation: Tensor | None) -> None:
+    def _backward_weighted(
+        self, checked: CheckedLosses, representation: Tensor | None, keep_graph: bool
+    ) -> None:
         """Weights from the losses or the representation's gradients where they are due, then one backward."""
         collected, options = self._collected, self.options
         nearby = options.level == "representation" or options.gram == "sketch"
@@ -259,7 +264,7 @@ class Balancer:
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
             collect_weighted(
-                collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows
+                collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows, keep_graph
             )
 
     def _sketched(self, checked: CheckedLosses) -> list[Tensor]:

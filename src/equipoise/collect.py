@@ -56,7 +56,12 @@ class Collected:
 
 
 def collect_each(
-    collected: Collected, layout: Layout, checked: CheckedLosses, num_tasks: int, keep_calls: bool
+    collected: Collected,
+    layout: Layout,
+    checked: CheckedLosses,
+    num_tasks: int,
+    keep_calls: bool,
+    keep_graph: bool = False,
 ) -> None:
     """Run one `autograd.grad` a task into the shared and all other parameters; the first call finds `shared=None`.
 
@@ -65,11 +70,11 @@ def collect_each(
     """
     if layout.shared is None:
         candidates = layout.own()
-        found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
+        found = _each(checked, layout.pick(candidates), keep_graph)
         layout.shared = layout.find_shared(found, num_tasks)
     else:
         candidates = [*layout.shared, *layout.own()]
-        found = {name: gradients(loss, layout.pick(candidates)) for name, loss in checked.values.items()}
+        found = _each(checked, layout.pick(candidates), keep_graph)
     call: dict[str, Gradients] = {}
     for name, every in found.items():
         layout.check_rows(candidates, every)
@@ -85,6 +90,14 @@ def collect_each(
     if keep_calls:
         collected.calls.append(call)
     layout.note_owners(collected.tasks)
+
+
+def _each(checked: CheckedLosses, parameters: Sequence[Tensor], keep_graph: bool) -> dict[str, Gradients]:
+    """Return {task: gradients}; the last task's backward frees the activations unless the graph is to be kept."""
+    last = next(reversed(checked.values), None)
+    return {
+        name: gradients(loss, parameters, keep_graph or name != last) for name, loss in checked.values.items()
+    }
 
 
 def collect_near(
@@ -126,6 +139,7 @@ def collect_weighted(
     checked: CheckedLosses,
     weights: Mapping[str, float],
     own_known: bool,
+    keep_graph: bool = False,
 ) -> None:
     """Run one backward of `sum_t w_t loss_t` over the tasks that have a weight; the others are left out.
 
@@ -143,7 +157,8 @@ def collect_weighted(
     own_g: Gradients = [None] * len(own)
     if weighted:
         total = torch.stack([checked.values[name] * weights[name] for name in weighted]).sum()
-        found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)])
+        last = own_known or len(weighted) == len(used)
+        found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)], keep_graph or not last)
         layout.check_rows([*(layout.shared or ()), *own], found)
         shared_g = found[:num_shared]
         for at, g in enumerate(found[num_shared:]):

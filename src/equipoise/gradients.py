@@ -108,14 +108,16 @@ def check_losses(
     return CheckedLosses(values, weights, [str(name) for name in losses])
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
-    """Return d loss / d parameter for each parameter, None where the loss does not reach. The graph is kept.
+def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool = True) -> Gradients:
+    """Return d loss / d parameter for each parameter, None where the loss does not reach.
+
+    Without `keep_graph` the activations are freed on the way.
 
     Sparse gradients come back coalesced, so that squaring them is right where an id occurs twice. Dense ones have the
     parameter's layout and memory of their own, as torch's `.backward()` leaves them in `p.grad`: autograd may hand the
     same or an expanded tensor to several inputs, and whoever clips `p.grad` in place would scale it twice.
     """
-    found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(loss, list(parameters), retain_graph=keep_graph, allow_unused=True)
     seen: set[int] = set()
     result: Gradients = []
     for g, parameter in zip(found, parameters, strict=True):
