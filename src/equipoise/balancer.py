@@ -17,6 +17,7 @@ from equipoise.collect import (
     collect_each,
     collect_near,
     collect_weighted,
+    expose,
     sort_tasks,
 )
 from equipoise.compiled import has_form
@@ -83,6 +84,10 @@ class Balancer:
     Source: Yuan, Cai, Dong, arXiv 2410.05806 (PUB). Differences from its released script: docs/pub.md.
     """
 
+    _step_supports_amp_scaling = (
+        True  # torch.amp.GradScaler then calls `step` in any case, and says what it found
+    )
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
@@ -147,6 +152,7 @@ class Balancer:
         self._collected = Collected()
         self._flow = ""
         self._weighed: Weighed | None = None
+        self._exposed = False  # whether `p.grad` holds what a gradient scaler checks
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -165,6 +171,7 @@ class Balancer:
         self,
         losses: Mapping[str, Tensor | None] | Tensor,
         *,
+        scaler: torch.amp.GradScaler | None = None,
         counts: Mapping[str, float] | None = None,
         representation: Tensor | None = None,
         retain_graph: bool = False,
@@ -177,6 +184,9 @@ class Balancer:
 
         Args:
             losses: {task: 0-dim tensor, or None where the batch says nothing} or a tensor [T].
+            scaler: torch's gradient scaler, for float16: backward runs from scaled losses, and `scaler.step(balancer)`, then
+                `scaler.update()`, take the place of `balancer.step()`. Until then `p.grad` of all parameters holds scaled
+                sums, which the scaler checks: any Inf skips the whole step, and the scale backs off.
             counts: {task: count of valid labels (or sum of weights)}; default `losses.counts`, else 1 a call.
             representation: what the towers read, for level "representation"; default `losses.representation`.
             retain_graph: keep the losses' graphs; by default they are freed on the way, as by torch's own `backward`.
@@ -186,6 +196,8 @@ class Balancer:
             StationaryError: under `on_stationary="raise"`, where weights come before the backward; else `step` raises it.
         """
         checked = check_losses(losses, counts)
+        if scaler is not None and scaler.is_enabled():
+            checked.scale = scaler.scale(torch.ones((), device=self._layout.parameters[0].device))
         self._weigher.begin(checked.names)
         self._flow = self._flow or self._choose_flow(checked)
         self._collected.see(checked)
@@ -198,6 +210,9 @@ class Balancer:
         except (ValueError, StationaryError):
             self.zero_grad()
             raise
+        if checked.scale is not None:
+            self._exposed = True
+            expose(self._collected, self._layout, checked.scale)
 
     def _choose_flow(self, checked: CheckedLosses) -> str:
         """Return "each" for one gradient a task, "weighted" for weights first and one backward of the weighted loss."""
@@ -307,6 +322,8 @@ class Balancer:
                 else f"closure must return the losses on the same batch, {name} looks at them after the step; call "
                 "step(lambda: model.losses(batch))"
             )
+        if self._exposed:
+            self._cover()
         with torch.no_grad():
             self.last = self._step_weighted() if self._flow == "weighted" else self._step_each()
             if closure is not None and self.last.tasks:
@@ -314,14 +331,31 @@ class Balancer:
         self._weigher.steps += 1
         self.zero_grad()
 
+    def _cover(self) -> None:
+        """Take back what a gradient scaler was shown, in place: shared `p.grad` None, own ones the tasks' own again.
+
+        The scaler leaves `found_inf` and `grad_scale` here while it calls `step`, as on every optimizer that says
+        `_step_supports_amp_scaling`; without `grad_scale` it has unscaled `p.grad` already, and the user may have clipped it.
+        """
+        collected, layout = self._collected, self._layout
+        joint.set_gradient(layout.shared_parameters(), [None] * len(layout.shared or ()))
+        if getattr(self, "grad_scale", None) is not None or not hasattr(self, "found_inf"):
+            layout.put_own(collected.tasks)
+            if collected.weighted is not None:
+                for p, g in zip(layout.pick(layout.own()), collected.weighted.own, strict=False):
+                    p.grad = p.grad if g is None else g
+        if bool(getattr(self, "found_inf", 0.0)) and not collected.bad:  # synchronises
+            collected.bad.update(collected.used or collected.tasks)
+
     def _step_each(self) -> Record:
         """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest."""
         options, layout, collected = self.options, self._layout, self._collected
         ordered = {name: collected.tasks[name] for name in self._weigher.tasks if name in collected.tasks}
         collected.tasks = ordered
         present = sort_tasks(collected, layout, options.max_task_norm)
-        self._refuse_nonfinite()
-        if not present:
+        if not self._exposed:
+            self._refuse_nonfinite()
+        if not present or (self._exposed and collected.bad):
             return self._skip()
         self._tracks.replace(present, self._weigher.steps + 1)
         one = len(present) == 1 and options.scale != "raw"
@@ -377,8 +411,11 @@ class Balancer:
 
     def _step_weighted(self) -> Record:
         """One torch step of the weighted gradient; a non-finite one skips the whole step."""
-        self._refuse_nonfinite()
+        if not self._exposed:
+            self._refuse_nonfinite()
         collected, parameters = self._collected, self._layout.shared_parameters()
+        if self._exposed and collected.bad:
+            return self._skip()
         if collected.weighted is None:
             if self._weighed is None or self._weighed.status != "stationary":
                 return self._skip()

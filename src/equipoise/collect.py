@@ -16,6 +16,7 @@ from equipoise.gradients import (
     all_zero,
     gradients,
     sum_of_squares,
+    sum_weighted,
 )
 from equipoise.layout import Layout
 
@@ -96,7 +97,8 @@ def _each(checked: CheckedLosses, parameters: Sequence[Tensor], keep_graph: bool
     """Return {task: gradients}; the last task's backward frees the activations unless the graph is to be kept."""
     last = next(reversed(checked.values), None)
     return {
-        name: gradients(loss, parameters, keep_graph or name != last) for name, loss in checked.values.items()
+        name: gradients(loss, parameters, keep_graph or name != last, checked.scale)
+        for name, loss in checked.values.items()
     }
 
 
@@ -115,7 +117,7 @@ def collect_near(
     rows: dict[str, list[Tensor]] = {}
     nothing: Gradients = [None] * len(layout.shared or ())
     for name, loss in checked.values.items():
-        found = gradients(loss, [*near, *layout.pick(layout.own())])
+        found = gradients(loss, [*near, *layout.pick(layout.own())], scale=checked.scale)
         there, own = found[: len(near)], found[len(near) :]
         if all(g is None for g in there):
             raise ValueError(
@@ -158,14 +160,15 @@ def collect_weighted(
     if weighted:
         total = torch.stack([checked.values[name] * weights[name] for name in weighted]).sum()
         last = own_known or len(weighted) == len(used)
-        found = gradients(total, [*layout.shared_parameters(), *layout.pick(own)], keep_graph or not last)
+        every = [*layout.shared_parameters(), *layout.pick(own)]
+        found = gradients(total, every, keep_graph or not last, checked.scale)
         layout.check_rows([*(layout.shared or ()), *own], found)
         shared_g = found[:num_shared]
         for at, g in enumerate(found[num_shared:]):
             own_g[at] = None if g is None else g / weights[layout.owner(own[at])]
     for name in used:
         if name not in weighted and own:
-            for at, g in enumerate(gradients(checked.values[name], layout.pick(own))):
+            for at, g in enumerate(gradients(checked.values[name], layout.pick(own), scale=checked.scale)):
                 own_g[at] = own_g[at] if g is None else g
     count = sum(checked.counts[name] for name in used)
     loss = torch.stack([checked.values[name].detach() for name in used]).mean()
@@ -175,6 +178,24 @@ def collect_weighted(
         collected.weighted.add(shared_g, own_g, loss, count)
     for parameter, g in zip(layout.pick(own), collected.weighted.own, strict=True):
         parameter.grad = g if g is not None else parameter.grad
+
+
+def expose(collected: Collected, layout: Layout, scale: Tensor) -> None:
+    """Set `p.grad` of shared and own parameters to the scaled sums that a gradient scaler checks. In place.
+
+    A task that was left out already for NaN or Inf shows in the first shared parameter.
+    """
+    parts = [task.shared for task in collected.tasks.values()] if collected.weighted is None else []
+    if collected.weighted is not None:
+        parts = [collected.weighted.shared]
+    for at, p in enumerate(layout.shared_parameters()):
+        p.grad = sum_weighted([1.0] * len(parts), [part[at] for part in parts]) if parts else None
+    for p in layout.parameters:
+        if p.grad is not None:
+            p.grad = p.grad * scale.to(p.grad)
+    if collected.bad:
+        first = layout.shared_parameters()[0]
+        first.grad = torch.full_like(first, math.inf)
 
 
 def sort_tasks(collected: Collected, layout: Layout, max_task_norm: float | None) -> dict[str, TaskGradient]:

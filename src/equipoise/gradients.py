@@ -50,11 +50,15 @@ def running_mean(mean: Tensor | None, new: Tensor | None, share: float) -> Tenso
 
 @dataclass
 class CheckedLosses:
-    """Losses that passed the checks: `values` and `counts` of those with a graph, `names` of all."""
+    """Losses that passed the checks: `values` and `counts` of those with a graph, `names` of all.
+
+    `scale` is a gradient scaler's, 0-dim: backward runs from `scale * loss`, and what it gives is divided by it again.
+    """
 
     values: dict[str, Tensor]
     counts: dict[str, float]
     names: list[str]
+    scale: Tensor | None = None
 
 
 def check_losses(
@@ -108,16 +112,19 @@ def check_losses(
     return CheckedLosses(values, weights, [str(name) for name in losses])
 
 
-def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool = True) -> Gradients:
+def gradients(
+    loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool = True, scale: Tensor | None = None
+) -> Gradients:
     """Return d loss / d parameter for each parameter, None where the loss does not reach.
 
-    Without `keep_graph` the activations are freed on the way.
+    Without `keep_graph` the activations are freed on the way. With `scale`, backward runs from `scale * loss`.
 
     Sparse gradients come back coalesced, so that squaring them is right where an id occurs twice. Dense ones have the
     parameter's layout and memory of their own, as torch's `.backward()` leaves them in `p.grad`: autograd may hand the
     same or an expanded tensor to several inputs, and whoever clips `p.grad` in place would scale it twice.
     """
-    found = torch.autograd.grad(loss, list(parameters), retain_graph=keep_graph, allow_unused=True)
+    root = loss if scale is None else loss * scale.to(loss.device)
+    found = torch.autograd.grad(root, list(parameters), retain_graph=keep_graph, allow_unused=True)
     seen: set[int] = set()
     result: Gradients = []
     for g, parameter in zip(found, parameters, strict=True):
@@ -127,6 +134,8 @@ def gradients(loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool = Tru
             g = torch.empty_like(parameter).copy_(g)
         if g is not None and not g.is_sparse:
             seen.add(g.data_ptr())
+        if g is not None and scale is not None:
+            g = g * (1.0 / scale).to(g)  # a scaler's scale is a power of 2, so this is exact
         result.append(g)
     return result
 
