@@ -56,6 +56,7 @@ _NAMES = {
     "ExcessMTL": "equipoise.methods",
     "BanditMTL": "equipoise.methods",
     "RowWiseAdagrad": "equipoise.updates.rowwise_adagrad",
+    "StreamingAUC": "equipoise.streaming",
     "Losses": "equipoise.losses",
     "train": "equipoise.training",
     "resume": "equipoise.training",

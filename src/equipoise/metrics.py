@@ -26,7 +26,23 @@ def auc(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
         0.875
     """
     y, s, w = _checked(labels, scores, weights, binary=True)
-    return _soft(w * y, w * (1.0 - y), s)
+    if weights is not None:
+        return _soft(w * y, w * (1.0 - y), s)
+    if np.asarray(scores).dtype == np.float32:
+        s = s.astype(np.float32)  # exact: they came so, and sort in half the time
+    there = y == 1.0
+    few, many = np.sort(s[there]), np.sort(s[~there])
+    swapped = len(few) > len(many)
+    if swapped:
+        few, many = many, few
+    if len(few) == 0:
+        return math.nan
+    # rank of each of the fewer among the others; sorted, so that the search stays in the cache
+    below = np.searchsorted(many, few, "left").sum(dtype=np.int64) + np.searchsorted(many, few, "right").sum(
+        dtype=np.int64
+    )
+    wins = float(below) / (2.0 * len(few) * len(many))
+    return 1.0 - wins if swapped else wins
 
 
 def soft_auc(p: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,9 @@ def balance(gram: Any) -> Solution:
     residual, steps, status = 0.0, 0, Status.STATIONARY
     if present.any():
         d = norms[present]
-        c = np.clip(matrix[np.ix_(present, present)] / d[:, None] / d[None, :], -1.0, 1.0)
-        np.fill_diagonal(c, 1.0)
+        c = (matrix if present.all() else matrix[np.ix_(present, present)]) / np.multiply.outer(d, d)
+        np.minimum(np.maximum(c, -1.0, out=c), 1.0, out=c)
+        c.flat[:: len(d) + 1] = 1.0
         tolerance = _STATIONARY
         if dtype != torch.float64:
             tolerance = max(4 * len(d) * torch.finfo(torch.float32).eps, torch.finfo(dtype).eps)
@@ -77,16 +79,23 @@ def _unit(c: np.ndarray[Any, Any], tolerance: float) -> tuple[np.ndarray[Any, An
             return np.ones(2), 0, Status.STATIONARY
         return np.full(2, 1.0 / np.sqrt(half)), 0, Status.SOLVED
     x = np.full(t, 1.0 / np.sqrt(max(float(c.mean()) * t, 1.0 / t)))
+    cx = c @ x
+    if cx.min() > 1e-3 * x[0]:
+        x = np.sqrt(x / cx)  # one step of scaling each row on its own: cheaper than the Newton step it spares
     last = np.inf
     for step in range(_MAX_STEPS):
         cx = c @ x
-        if x @ cx <= tolerance * x.sum() ** 2:
+        g = 1.0 - x * cx
+        if t - g.sum() <= tolerance * x.sum() ** 2:  # x'Cx
             return x, step, Status.STATIONARY
-        g = x * cx - 1.0
-        direction = np.linalg.solve(x[:, None] * c * x[None, :] + np.eye(t), -g)
-        decrement = float(np.sqrt(max(-g @ direction, 0.0)))
+        if step > 2 and np.abs(g).max() <= 1e-13 * t:
+            break
+        hessian = c * np.multiply.outer(x, x)
+        hessian.flat[:: t + 1] += 1.0
+        direction = np.linalg.solve(hessian, g)
+        decrement = math.sqrt(max(float(g @ direction), 0.0))
         full = decrement < _FULL_STEP_BELOW
-        if full and (np.max(np.abs(g)) <= 1e-13 * t or decrement >= last):
+        if full and (decrement >= last or np.abs(g).max() <= 1e-13 * t):
             break  # solved, or rounding: a full step no longer helps
         x = x * (1.0 + (1.0 if full else 1.0 / (1.0 + decrement)) * direction)
         last = decrement if full else np.inf
