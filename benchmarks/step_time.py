@@ -95,37 +95,13 @@ class Both:
 Step = Callable[[Tensor, Tensor], None]
 
 
-def sides(num_tasks: int, sparse: bool) -> dict[str, Step]:
-    """Return {name: a training step on (ids, labels)}, each with a model and optimizers of its own."""
-    result: dict[str, Step] = {}
-    model = Model(num_tasks, sparse)
-    optimizer = Both(model)
-
-    def plain(ids: Tensor, labels: Tensor) -> None:
-        optimizer.zero_grad()
-        torch.stack(list(model.losses(ids, labels)[0].values())).sum().backward()
-        optimizer.step()
-
-    result["plain Adam"] = plain
-    bare = Model(num_tasks, sparse)
-
-    def floor(ids: Tensor, labels: Tensor) -> list[Tensor]:
-        losses, _ = bare.losses(ids, labels)
-        for t, loss in enumerate(losses.values()):
-            own = [*bare.gates[t].parameters(), *bare.towers[t].parameters()]
-            shared = torch.autograd.grad(loss, [*bare.shared_parameters(), *own], retain_graph=True)
-        return list(shared)
-
-    adam = Both(bare)
-
-    def with_adam(ids: Tensor, labels: Tensor) -> None:
-        found = floor(ids, labels)
-        for p, g in zip(bare.shared_parameters(), found, strict=False):
-            p.grad = g
-        adam.step()
-
-    result["floor"] = lambda ids, labels: floor(ids, labels) and None
-    result["floor + Adam"] = with_adam
+def sides(num_tasks: int, sparse: bool, only: str | None = None) -> dict[str, Step]:
+    """Return {name: a training step on (ids, labels)}, each with a model and optimizers of its own; `only` one of them."""
+    makers: dict[str, Callable[[], Step | None]] = {
+        "plain Adam": lambda: _plain(Model(num_tasks, sparse)),
+        "floor": lambda: _floor(Model(num_tasks, sparse), step=False),
+        "floor + Adam": lambda: _floor(Model(num_tasks, sparse), step=True),
+    }
     modes: dict[str, dict[str, object]] = {
         "pub": {"method": "pub"},
         "pub compiled": {"method": "pub", "compile": True},
@@ -137,11 +113,40 @@ def sides(num_tasks: int, sparse: bool) -> dict[str, Step]:
         "equal, one backward": {"method": "equal", "between": "weighted"},
     }
     for name, options in modes.items():
-        mine = Model(num_tasks, sparse)
-        result[f"equipoise {name}"] = _balanced(mine, Both(mine).parts, dict(options))
-    if not sparse and (jd := _torchjd(Model(num_tasks, sparse))) is not None:
-        result["torchjd, one backward at a time"] = jd
-    return result
+        makers[f"equipoise {name}"] = lambda options=options: _balanced(
+            Model(num_tasks, sparse), dict(options)
+        )
+    if not sparse:
+        makers["torchjd, one backward at a time"] = lambda: _torchjd(Model(num_tasks, sparse))
+    made = {name: make() for name, make in makers.items() if only in (None, name)}
+    return {name: step for name, step in made.items() if step is not None}
+
+
+def _plain(model: Model) -> Step:
+    optimizer = Both(model)
+
+    def step(ids: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        torch.stack(list(model.losses(ids, labels)[0].values())).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def _floor(model: Model, step: bool) -> Step:
+    adam = Both(model)
+
+    def run(ids: Tensor, labels: Tensor) -> None:
+        losses, _ = model.losses(ids, labels)
+        for t, loss in enumerate(losses.values()):
+            own = [*model.gates[t].parameters(), *model.towers[t].parameters()]
+            found = torch.autograd.grad(loss, [*model.shared_parameters(), *own], retain_graph=True)
+        if step:
+            for p, g in zip(model.shared_parameters(), found, strict=False):
+                p.grad = g
+            adam.step()
+
+    return run
 
 
 def _torchjd(model: Model) -> Step | None:
@@ -172,8 +177,8 @@ def _torchjd(model: Model) -> Step | None:
     return step
 
 
-def _balanced(model: Model, optimizers: list[torch.optim.Optimizer], options: dict[str, object]) -> Step:
-    balancer = eq.Balancer(optimizers, shared=model.shared_parameters(), **options)  # type: ignore[arg-type]
+def _balanced(model: Model, options: dict[str, object]) -> Step:
+    balancer = eq.Balancer(Both(model).parts, shared=model.shared_parameters(), **options)  # type: ignore[arg-type]
 
     def step(ids: Tensor, labels: Tensor) -> None:
         losses, found = model.losses(ids, labels)

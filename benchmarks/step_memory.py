@@ -1,0 +1,76 @@
+"""Peak memory of a training step over plain Adam's, on the model of step_time.py.
+
+python benchmarks/step_memory.py [--tasks 2 4] [--steps 4]
+
+Every side runs in a process of its own. Memory is what the process's peak resident set grew by from when the model stands until the
+last step; ratios are over plain Adam's growth with as many tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+from pathlib import Path
+
+import torch
+from step_time import data, sides
+
+NAMES = (
+    "plain Adam",
+    "floor + Adam",
+    "equipoise pub",
+    "equipoise pub compiled",
+    "torchjd, one backward at a time",
+)
+
+
+def resident() -> float:
+    """Return the resident set now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def grown(name: str, num_tasks: int, steps: int, into: multiprocessing.Queue[float | None]) -> None:
+    """Put the growth in MiB of one side's steps into a queue, None for a side that is not there."""
+    torch.manual_seed(0)
+    found = sides(num_tasks, sparse=False, only=name)
+    if name not in found:
+        into.put(None)
+        return
+    before = resident()
+    for _ in range(steps):
+        found[name](*data(num_tasks))
+    into.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before)
+
+
+def main() -> None:
+    """Print a table and one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--steps", type=int, default=4)
+    chosen = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    result: dict[int, dict[str, float]] = {}
+    for num_tasks in chosen.tasks:
+        mine = result[num_tasks] = {}
+        for name in NAMES:
+            queue: multiprocessing.Queue[float | None] = context.Queue()
+            process = context.Process(target=grown, args=(name, num_tasks, chosen.steps, queue))
+            process.start()
+            found = queue.get()
+            process.join()
+            if found is not None:
+                mine[name] = found
+                print(
+                    f"| T = {num_tasks} | {name} | {found:.0f} MiB | {found / mine['plain Adam']:.2f} |",
+                    flush=True,
+                )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
