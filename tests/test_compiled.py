@@ -104,3 +104,30 @@ def test_needs_a_compiler(monkeypatch):
     p = nn.Parameter(torch.ones(3))
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
         eq.Balancer(torch.optim.Adam([p]), "pub", shared=[p], compile=True)
+
+
+@pytest.mark.slow
+def test_takes_a_compiled_model():
+    """A model under torch.compile makes the steps that it makes without: its backward runs once a task."""
+    found = []
+    for compile_model in (False, True):
+        torch.manual_seed(0)
+        trunk, towers = (
+            nn.Sequential(nn.Linear(5, 8), nn.Tanh()),
+            nn.ModuleList(nn.Linear(8, 1) for _ in range(2)),
+        )
+
+        def forward(x, trunk=trunk, towers=towers):
+            h = trunk(x)
+            return [tower(h).squeeze(-1) for tower in towers]
+
+        run_model = torch.compile(forward) if compile_model else forward
+        parameters = [*trunk.parameters(), *towers.parameters()]
+        balancer = eq.Balancer(torch.optim.Adam(parameters, lr=0.01), "pub", shared=trunk.parameters())
+        for _ in range(3):
+            first, second = run_model(torch.randn(16, 5))
+            balancer.backward({"a": first.square().mean(), "b": (second - 1).square().mean()})
+            balancer.step()
+        found.append([p.detach() for p in parameters])
+    for p, q in zip(*found, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
