@@ -94,7 +94,8 @@ class Weigher:
         """Return the kept weights of the present tasks; under convex and sum their total is restored for them."""
         weights = torch.tensor([self.kept[name] for name in present], dtype=torch.float64).T
         totals = weights.sum(1, keepdim=True)
-        if self.options.scale in ("convex", "sum") and bool((totals > 0).all()):
+        fewer = len(present) < len(self.kept)  # of all of them the total is as it was, up to rounding
+        if fewer and self.options.scale in ("convex", "sum") and bool((totals > 0).all()):
             weights = weights / totals * (1.0 if self.options.scale == "convex" else len(present))
         return Weighed(tuple(present), weights, "kept")
 
