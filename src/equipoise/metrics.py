@@ -83,9 +83,44 @@ def group_auc(
     With weights a group counts by the sum of its rows' weights in `weighted` and `row_share`; rows of weight 0, and groups
     of such rows only, are not there at all.
     """
+    found = auc_by_group(labels, scores, groups, weights)
+    eligible = ~np.isnan(found.values)
+    if not eligible.any():
+        return GroupAUC(math.nan, math.nan, 0.0, 0.0, 0)
+    each, rows = found.values[eligible], found.rows[eligible]
+    return GroupAUC(
+        weighted=float(np.average(each, weights=rows)),
+        macro=float(each.mean()),
+        row_share=float(rows.sum() / found.rows.sum()),
+        group_share=float(eligible.mean()),
+        num_groups=int(eligible.sum()),
+    )
+
+
+class AUCByGroup(NamedTuple):
+    """AUC of each group.
+
+    Attributes:
+        groups: [G] sorted. values: float64 [G], NaN for a group of one class. rows: float64 [G], sum of its rows' weights.
+    """
+
+    groups: Array
+    values: Array
+    rows: Array
+
+
+def auc_by_group(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> AUCByGroup:
+    """Return the AUC of every group that has a row of weight above 0. O(N log N), no loop over groups.
+
+    Example:
+        >>> auc_by_group([1, 0, 1, 0, 1], [0.9, 0.1, 0.2, 0.3, 0.5], ["a", "a", "b", "b", "c"]).values
+        array([ 1.,  0., nan])
+    """
     y, s, w, g = _grouped(labels, scores, groups, weights, binary=True)
     if not len(y):
-        return GroupAUC(math.nan, math.nan, 0.0, 0.0, 0)
+        return AUCByGroup(g, np.empty(0), np.empty(0))
     order = np.lexsort((s, g))
     y, s, w, g = y[order], s[order], w[order], g[order]
     new_group = _changes(g)
@@ -97,18 +132,9 @@ def group_auc(
     before = _before(neg)
     below = before - before[np.searchsorted(ties, firsts)][of_tie]
     wins = np.bincount(of_tie, pos * (below + neg / 2), len(firsts))
-    rows = group_pos + group_neg
-    eligible = (group_pos > 0) & (group_neg > 0)
-    if not eligible.any():
-        return GroupAUC(math.nan, math.nan, 0.0, 0.0, 0)
-    each = wins[eligible] / (group_pos[eligible] * group_neg[eligible])
-    return GroupAUC(
-        weighted=float(np.average(each, weights=rows[eligible])),
-        macro=float(each.mean()),
-        row_share=float(rows[eligible].sum() / rows.sum()),
-        group_share=float(eligible.mean()),
-        num_groups=int(eligible.sum()),
-    )
+    pairs = group_pos * group_neg
+    values = np.divide(wins, pairs, out=np.full(len(pairs), math.nan), where=pairs > 0)
+    return AUCByGroup(g[firsts], values, group_pos + group_neg)
 
 
 def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None) -> float:

@@ -1,0 +1,269 @@
+"""Student's t, estimates, Holm, verdicts and power against scipy, by hand and by simulation."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from equipoise.study import student
+from equipoise.study.decide import MARGIN, VERDICTS, decide, holm
+from equipoise.study.estimate import estimate, mean_over_tasks
+from equipoise.study.power import detectable, power
+
+
+@pytest.mark.parametrize("name", ["student", "delong", "bootstrap", "estimate", "decide", "power"])
+def test_the_examples_of_the_docstrings_hold(name):
+    found = doctest.testmod(importlib.import_module(f"equipoise.study.{name}"))
+    assert found.failed == 0
+    assert found.attempted
+
+
+DF = [0.5, 1, 1.5, 2, 4.7, 9, 39, 41, 1e3, 9.9e4, 1e5, 1e7, math.inf]
+
+
+@pytest.mark.parametrize("df", DF)
+def test_student_equals_scipy(df):
+    for t in (0.0, 1e-3, 0.1, 0.5, 1, 2, 3, 5, 8, 30):
+        wanted = float(stats.t.sf(t, df))
+        assert student.tail(t, df) == pytest.approx(wanted, rel=1e-11, abs=1e-20)
+        # scipy's own rounding in 1 - wanted reaches 1e-13 at many degrees of freedom
+        assert student.tail(-t, df) == pytest.approx(1 - wanted, abs=1e-12)
+    for p in (0.5, 0.6, 0.8, 0.9, 0.975, 0.9975, 0.9999, 1 - 1e-6):
+        wanted = float(stats.t.ppf(p, df))
+        assert student.quantile(p, df) == pytest.approx(wanted, rel=1e-10, abs=1e-12)
+        assert student.quantile(1 - p, df) == pytest.approx(-wanted, rel=1e-9, abs=1e-12)
+        assert student.tail(student.quantile(p, df), df) == pytest.approx(1 - p, rel=1e-9)
+
+
+def test_student_refuses():
+    for t, df in [(1.0, 0.0), (1.0, -1.0), (1.0, math.nan), (math.nan, 3.0)]:
+        with pytest.raises(ValueError, match="df must be above 0"):
+            student.tail(t, df)
+    for p in (0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match="strictly between 0 and 1"):
+            student.quantile(p, 3.0)
+
+
+def test_without_test_variance_it_is_the_paired_t_test():
+    g = np.random.default_rng(0)
+    a, b = g.normal(0.001, 0.002, 8), g.normal(0, 0.002, 8)
+    found, wanted = estimate(a - b, 0.0), stats.ttest_rel(a, b)
+    assert found.df == pytest.approx(7)
+    assert found.p_value == pytest.approx(wanted.pvalue, rel=1e-10)
+    assert found.p_greater == pytest.approx(stats.ttest_rel(a, b, alternative="greater").pvalue, rel=1e-10)
+    assert found.interval == pytest.approx(tuple(wanted.confidence_interval()), rel=1e-9)
+    assert found.se == found.seed_part == pytest.approx(stats.sem(a - b))
+    assert (found.larger, found.test_part, found.num_seeds) == ("seeds", 0.0, 8)
+
+
+def test_without_seed_variance_it_is_the_z_test():
+    found = estimate([0.003] * 5, 1e-6)
+    assert (found.df, found.larger, found.seed_part) == (math.inf, "test rows", 0.0)
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(3), rel=1e-10)
+    half = stats.norm.ppf(0.975) * 1e-3
+    assert found.interval == pytest.approx((0.003 - half, 0.003 + half), rel=1e-10)
+    assert found.low() == pytest.approx(0.003 - stats.norm.ppf(0.95) * 1e-3, rel=1e-10)
+
+
+def test_both_parts_by_hand():
+    # s^2 / S = 1e-6 / 3, V = 1e-6: df = 2 * (4/3) / (1/3) = 8
+    found = estimate([0.001, 0.003, 0.002], 1e-6, confidence=0.9)
+    assert found.se**2 == pytest.approx(found.seed_part**2 + found.test_part**2) == pytest.approx(4e-6 / 3)
+    assert found.df == pytest.approx(8)
+    t = 0.002 / found.se
+    assert found.p_value == pytest.approx(2 * stats.t.sf(t, 8), rel=1e-10)
+    assert found.p_greater == pytest.approx(stats.t.sf(t, 8), rel=1e-10)
+    assert found.interval[0] == pytest.approx(0.002 - stats.t.ppf(0.95, 8) * found.se)
+    assert found.low(0.95) == pytest.approx(found.interval[0])  # one-sided 95 % is the end of two-sided 90 %
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_swapping_the_sides_swaps_everything(seed):
+    d = np.random.default_rng(seed).normal(0.001, 0.002, 6)
+    found, other = estimate(d, 1e-6), estimate(-d[::-1], 1e-6)
+    assert other.mean == pytest.approx(-found.mean)
+    assert other.interval == pytest.approx((-found.interval[1], -found.interval[0]))
+    assert other.p_value == pytest.approx(found.p_value)
+    assert other.p_greater == pytest.approx(1 - found.p_greater)
+    swap = {"win": "loss", "loss": "win"}
+    verdict = decide(found)
+    assert decide(other) == swap.get(verdict, verdict)
+
+
+def test_p_value_below_alpha_is_interval_without_zero():
+    g = np.random.default_rng(1)
+    for _ in range(200):
+        found = estimate(g.normal(0.002, 0.002, 5), 1e-6 * g.random())
+        assert (found.p_value < 0.05) == (found.interval[0] > 0 or found.interval[1] < 0)
+
+
+def test_nothing_varies():
+    found = estimate([0.0] * 4, 0.0)
+    assert (found.mean, found.se, found.p_value, found.interval) == (0.0, 0.0, 1.0, (0.0, 0.0))
+    assert found.low() == 0.0
+    assert decide(found) == "tie"
+    with pytest.raises(ValueError, match="nothing tells how sure"):
+        estimate([0.1] * 3, 0.0)
+
+
+def coverage(num_seeds, ratio, num_comparisons=1):
+    """Exact coverage of the interval where V_test is `ratio` times the seeds' part, by the integral of `power`."""
+    alpha = 2 * power(0.0, num_seeds**0.5, num_seeds, ratio**0.5, num_comparisons=num_comparisons)
+    return 1 - alpha
+
+
+@pytest.mark.parametrize("num_seeds", [5, 6, 10, 20])
+def test_interval_covers_as_the_docs_claim(num_seeds):
+    found = [coverage(num_seeds, ratio) for ratio in np.logspace(-3, 3, 25)]
+    assert min(found) > 0.9499
+    assert max(found) < (0.9604 if num_seeds == 5 else 0.96)
+    if num_seeds >= 10:  # at Holm's levels, too
+        for m in (10, 50):
+            assert min(coverage(num_seeds, r, m) for r in (0, 0.02, 0.1, 0.5, 1, 5)) > 1 - 1.02 * 0.05 / m
+
+
+def test_mean_over_tasks_knows_what_tasks_share():
+    g = np.random.default_rng(2)
+    d = g.normal(size=(3, 6)) + g.normal(size=6)
+    covariance = np.array([[4.0, 1, 0], [1, 2, -1], [0, -1, 3]])
+    found = mean_over_tasks(d, covariance)
+    assert found.test_part**2 == pytest.approx(9 / 9)  # 4 + 2 + 3 + 2 (1 + 0 - 1) over 3^2
+    assert found == estimate(d.mean(0), found.test_part**2)._replace(test_part=found.test_part)
+    single = mean_over_tasks(d[:1], covariance[:1, :1])
+    assert single == estimate(d[0], 4.0)
+    # tasks whose errors cancel
+    assert mean_over_tasks(d[:2], [[0.1, -0.1], [-0.1, 0.1 - 1e-17]]).test_part == 0.0
+
+
+def test_estimates_refuse():
+    for d in ([0.1], [[0.1, 0.2]], []):
+        with pytest.raises(ValueError, match="at least 2 seeds"):
+            estimate(d, 0.1)
+    with pytest.raises(ValueError, match="must be finite, got \\[nan\\]"):
+        estimate([0.1, math.nan], 0.1)
+    for variance in (-1e-9, math.nan, math.inf):
+        with pytest.raises(ValueError, match="test_variance must be finite and >= 0"):
+            estimate([0.1, 0.2], variance)
+    with pytest.raises(ValueError, match="confidence"):
+        estimate([0.1, 0.2], 0.1, confidence=1.0)
+    with pytest.raises(ValueError, match="tasks by seeds"):
+        mean_over_tasks([0.1, 0.2], np.eye(2))
+    with pytest.raises(ValueError, match="\\[2, 2\\], got shape \\(3, 3\\)"):
+        mean_over_tasks(np.ones((2, 3)), np.eye(3))
+    with pytest.raises(ValueError, match="test_variance must be finite"):
+        mean_over_tasks(np.ones((1, 3)), [[math.nan]])
+
+
+def step_down(p, alpha):
+    """Holm's own words: go up the sorted p-values while p <= alpha / (hypotheses left)."""
+    rejected, left = [False] * len(p), len(p)
+    for k in np.argsort(p, kind="stable"):
+        if p[k] >= alpha / left:
+            break
+        rejected[k], left = True, left - 1
+    return rejected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_the_step_down_procedure(seed):
+    g = np.random.default_rng(seed)
+    p = g.random(7) ** 3
+    adjusted = holm(p)
+    for alpha in (0.01, 0.05, 0.2):
+        assert [value < alpha for value in adjusted] == step_down(p, alpha)
+    assert all(value >= raw for value, raw in zip(adjusted, p, strict=True))
+    order = g.permutation(7)
+    assert holm(p[order]) == [adjusted[k] for k in order]
+
+
+def test_holm_edges():
+    assert holm([]) == []
+    assert holm([0.02]) == [0.02]
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    for bad in ([0.1, math.nan], [1.5], [-0.1], [[0.1]]):
+        with pytest.raises(ValueError, match="in \\[0, 1\\]"):
+            holm(bad)
+
+
+@pytest.mark.parametrize(
+    ("mean", "se", "verdict"),
+    [
+        (0.005, 0.001, "win"),
+        (-0.005, 0.001, "loss"),
+        (0.0, 0.0005, "tie"),
+        (0.001, 0.0003, "tie"),  # significant and inside the margin
+        (0.0019, 0.0003, "win"),  # significant, reaches over the margin
+        (0.001, 0.002, "undecided"),
+    ],
+)
+def test_verdicts(mean, se, verdict):
+    found = estimate([mean] * 4, se**2)
+    assert decide(found) == verdict
+    assert verdict in VERDICTS
+
+
+def test_verdict_uses_the_adjusted_p_value_margin_and_alpha():
+    found = estimate([0.005] * 4, 0.002**2)
+    assert (found.p_value < 0.05, decide(found), decide(found, p_value=0.06)) == (True, "win", "undecided")
+    assert decide(found, p_value=0.06, alpha=0.1) == "win"
+    near = estimate([0.0] * 4, 0.0005**2)
+    assert (decide(near), decide(near, margin=0.0005), decide(near, margin=0.0)) == (
+        "tie",
+        "undecided",
+        "undecided",
+    )
+    assert MARGIN == 0.002
+    for bad in ({"margin": -1.0}, {"margin": math.nan}, {"alpha": 0.0}, {"p_value": 1.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
+            decide(found, **bad)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 5, 20])
+def test_power_without_test_rows_is_the_noncentral_t(num_seeds):
+    wanted = stats.nct.sf(stats.t.ppf(0.975, num_seeds - 1), num_seeds - 1, 1.5 * num_seeds**0.5)
+    assert power(0.003, 0.002, num_seeds, 0.0) == pytest.approx(wanted, abs=1e-9)
+    assert power(-0.003, 0.002, num_seeds, 0.0) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_power_without_seeds_noise_is_the_normal_one():
+    wanted = stats.norm.sf(stats.norm.ppf(1 - 0.025 / 4) - 3)
+    assert power(0.003, 0.0, 5, 0.001, num_comparisons=4) == pytest.approx(wanted, abs=1e-12)
+    assert detectable(0.0, 5, 0.001) == pytest.approx(0.001 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)))
+
+
+def test_power_is_met_by_the_real_estimates():
+    g, hits = np.random.default_rng(3), 0
+    for _ in range(4000):
+        d = 0.003 + g.normal(0, 0.001) + g.normal(0, 0.002, 5)
+        found = estimate(d, 1e-6)
+        hits += found.p_value < 0.05 and found.mean > 0
+    # standard error of a share of 4000 at .6: .008
+    assert power(0.003, 0.002, 5, 0.001) == pytest.approx(hits / 4000, abs=0.03)
+
+
+def test_detectable_inverts_power_and_falls_with_what_helps():
+    x = detectable(0.002, 10, 0.001, num_comparisons=6)
+    assert power(x, 0.002, 10, 0.001, num_comparisons=6) == pytest.approx(0.8, abs=1e-9)
+    assert x > detectable(0.002, 10, 0.001) > detectable(0.002, 20, 0.001) > detectable(0.002, 20, 0.0)
+    # more seeds do not help against the test rows
+    assert detectable(0.002, 1000, 0.005) > 2.8 * 0.005
+    assert detectable(0.002, 10, 0.001, power=0.95) > detectable(0.002, 10, 0.001, power=0.5)
+
+
+def test_power_refuses():
+    with pytest.raises(ValueError, match="num_seeds must be at least 2"):
+        power(0.1, 0.1, 1, 0.1)
+    for sd, se in [(0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (1.0, math.inf)]:
+        with pytest.raises(ValueError, match="not both 0"):
+            power(0.1, sd, 5, se)
+    for bad in ({"alpha": 1.0}, {"num_comparisons": 0}):
+        with pytest.raises(ValueError, match="alpha must lie strictly between 0 and 1 and num_comparisons"):
+            power(0.1, 0.1, 5, 0.1, **bad)
+    for bad in (0.02, 1.0):
+        with pytest.raises(ValueError, match="power must lie between"):
+            detectable(0.1, 5, 0.1, power=bad)
