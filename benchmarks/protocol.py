@@ -34,6 +34,11 @@ def one_run(job: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     log = Log.open(job["log"])
+    if job["given"]:
+        manifest = json.loads(json.dumps(log.manifest))
+        for label in manifest["schema"]["labels"]:
+            label["given"] = job["given"].get(label["name"])
+        log = Log(log.path, manifest)
     if job["tasks"]:
         log = log.only(job["tasks"])
     config = TrainConfig.read(job["config"])
@@ -57,14 +62,26 @@ def table(
     seeds: int,
     grid: tuple[float, ...] = GRID,
     jobs: int | None = None,
+    given: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return {side: {"lr", "runs": [test metrics of each seed], "seconds"}}; "single" has one entry a task."""
+    """Return {side: {"lr", "runs": [test metrics of each seed], "seconds"}}; "single" has one entry a task.
+
+    Args:
+        given: {task: the task before it}, a funnel declared over the log's own.
+    """
     work.mkdir(parents=True, exist_ok=True)
 
     def job(side: str, method: str, lr: float, seed: int, own: list[str]) -> dict[str, Any]:
         name = f"{side}-{'+'.join(own) or 'all'}-{lr:g}-{seed}"
         config = {**options, "model": model, "method": method, "lr": lr, "seed": seed}
-        return {"work": str(work), "log": str(log_path), "name": name, "tasks": own, "config": config}
+        return {
+            "work": str(work),
+            "log": str(log_path),
+            "name": name,
+            "tasks": own,
+            "config": config,
+            "given": given or {},
+        }
 
     cells = [(side, method, []) for side, method in sides.items() if method != "single"]
     if "single" in sides.values():

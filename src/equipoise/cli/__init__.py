@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.cli import data, look, train
+from equipoise.cli import data, look, study, train
 
 app = typer.Typer(
     name="equipoise",
@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "resume": train.resume,
     "evaluate": train.evaluate,
+    "compare": study.compare,
     "simulate": data.simulate,
     "prepare": data.prepare,
     "inspect": data.inspect_log,

@@ -1,0 +1,147 @@
+"""`equipoise compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equipoise.cli.common import AsJson, Overwrite, parse_set, print_json, print_table, reported
+
+
+def _names(parts: list[str] | None) -> list[str]:
+    return [name for part in parts or [] for name in part.split(",") if name]
+
+
+@reported
+def compare(
+    data: Annotated[str, typer.Argument(help="A prepared log.")],
+    models: Annotated[list[str] | None, typer.Option("--models", help="Default mmoe: mmoe,ple.")] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--methods", help="Rows of the table; single, and combinations as in train."),
+    ] = None,
+    primary: Annotated[str, typer.Option(help="Method of the one contrast that is not corrected.")] = "pub",
+    reference: Annotated[str, typer.Option(help="What it is compared with: tuned plain training.")] = "equal",
+    seeds: Annotated[int | None, typer.Option(help="Of the final runs, default 10, with --quick 5.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="5 seeds; the report then says screening, not evidence.")
+    ] = False,
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Default all: click,purchase.")] = None,
+    margin: Annotated[float, typer.Option(help="A difference in AUC that counts for nothing.")] = 0.002,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A model option for every side: num_experts=4.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many, default 30.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default 2048, less for small logs.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam (default), adamw, sgd, adagrad, rmsprop.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better value, default 3.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Training rows read at most.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="pub-table2: the models, methods and sizes of the paper's Table II.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Core-hours; the last secondary methods are left out to fit.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
+    out: Annotated[str, typer.Option(help="Folder of runs and tables; the same again goes on.")] = "compare",
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan and forecast, train nothing.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Compare tuned methods on any prepared log: differences, intervals, decisions; see docs/protocol.md."""
+    from equipoise.study import compare as study
+    from equipoise.study import compare_page, present
+    from equipoise.study.findings import findings
+    from equipoise.study.published import preset as preset_of
+
+    if jobs < 1:
+        raise ValueError(f"jobs must be >= 1, got {jobs}")
+    chosen: dict[str, Any] = dict(preset_of(preset)) if preset is not None else {}
+    chosen["base"] = {
+        **chosen.get("base", {}),
+        **{
+            name: value
+            for name, value in {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "optimizer": optimizer,
+                "patience": patience,
+                "max_rows": max_rows,
+                "device": device,
+            }.items()
+            if value is not None
+        },
+    }
+    chosen["set_"] = {**chosen.get("set_", {}), **parse_set(set_ or [])}
+    if models:
+        chosen["models_"] = _names(models)
+    if methods:
+        chosen["methods"] = _names(methods)
+    plan = study.make_plan(
+        data,
+        primary=primary,
+        reference=reference,
+        seeds=seeds,
+        quick=quick,
+        tasks=_names(tasks),
+        margin=margin,
+        preset=preset,
+        **chosen,
+    )
+    expected = study.expect(plan)
+    if budget is not None:
+        plan = study.trim(plan, expected, budget)
+    _announce(plan, expected)
+    if dry_run:
+        if json:
+            print_json(
+                {
+                    "plan": plan.__dict__,
+                    "hours": expected.hours(plan.methods),
+                    "detectable": expected.detectable,
+                }
+            )
+        return
+    folder = Path(out)
+    study.claim(plan, folder, overwrite)
+    found = findings(study.carry_out(plan, folder, workers=jobs))
+    report = compare_page.write(found, folder)
+    if json:
+        print_json({**found, "report": str(report)})
+        return
+    for line in present.heading(found):
+        typer.echo(line)
+    print_table("test split", *present.columns(found, brief=True))
+    typer.echo(present.NOTES)
+    print_table("differences from the reference", *present.contrasts(found))
+    if found["published"] is not None:
+        typer.echo(found["published"]["note"])
+        print_table("published and ours", found["published"]["head"], found["published"]["rows"])
+    for line in present.verdict(found):
+        typer.echo(line)
+    typer.echo(f"report: {report}")
+
+
+def _announce(plan: Any, expected: Any) -> None:
+    """Say on stderr what will be done, how long it takes, and what it will be able to show."""
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    say(
+        f"primary contrast: {plan.primary} against {plan.reference} in {plan.models[0]}, mean over tasks of AUC; "
+        f"{len(plan.models)} models x {len(plan.methods)} methods x {len(plan.seeds)} seeds"
+    )
+    if plan.dropped:
+        say(f"left out for the budget: {', '.join(plan.dropped)}")
+    say(f"about {expected.hours(plan.methods):.2f} core-hours, from a few timed steps")
+    if expected.detectable:
+        found = ", ".join(f"{task} {value:.4f}" for task, value in expected.detectable.items())
+        say(f"smallest difference in AUC found four times out of five, roughly: {found}")

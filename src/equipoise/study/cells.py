@@ -1,0 +1,234 @@
+"""One training run of a comparison: what it is, doing it in a process of its own, and its file on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equipoise.config import TrainConfig, write_text
+from equipoise.data.store import Log
+from equipoise.evaluation import monitored, predict
+from equipoise.progress import Progress
+
+Array = np.ndarray[Any, Any]
+UNTOUCHED = ("study", "cli")
+"""Folders of the package that no training run passes through."""
+TRAINING_STUDY = ("cells.py", "spaces.py", "tuning.py")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run.
+
+    Attributes:
+        log: folder of the prepared log. config: options of TrainConfig, without data. final: keep what it scores on the
+            test split; tuning runs never see one.
+    """
+
+    log: str
+    config: dict[str, Any]
+    final: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its files: readable first, then what makes it the only one."""
+        c = self.config
+        own = "+".join(c.get("tasks") or []) or "all"
+        text = json.dumps([self.log, c, self.final], sort_keys=True)
+        plain = "".join(
+            x if x.isalnum() or x in "+-._" else "_" for x in f"{c['model']}-{c['method']}-{own}"[:80]
+        )
+        return f"{plain}-{c['lr']:g}-s{c['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        value: the monitor on validation, signed so that higher is better; -inf where training failed.
+        metrics: {"valid": {task: {...}}, "test": {...}} (test of final runs only). seconds, steps: of training.
+        memory: peak memory of the run's process in bytes, None where it shared one.
+        failed: why there is no model, or None.
+        scores: npz file of a final run's test predictions {task: float64 [N]}, or None.
+    """
+
+    value: float
+    metrics: dict[str, Any]
+    seconds: float
+    steps: int
+    memory: int | None
+    failed: str | None
+    scores: str | None
+
+    def read(self, task: str) -> Array:
+        """Return the test predictions [N] of a task."""
+        assert self.scores is not None
+        with np.load(self.scores, allow_pickle=False) as file:
+            found: Array = file[task]
+        return found
+
+
+def finished(job: Job, work: Path) -> Outcome | None:
+    """Return a job's outcome when an earlier call has written it whole, else None."""
+    file = work / "runs" / f"{job.name}.json"
+    if not file.is_file():
+        return None
+    outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    if outcome.failed is not None:
+        return outcome
+    if outcome.scores is not None:
+        outcome = Outcome(**{**outcome.__dict__, "scores": str(work / "runs" / outcome.scores)})
+        if not zipfile.is_zipfile(str(outcome.scores)):
+            return None
+    return outcome
+
+
+def perform(job: Job, work: Path, threads: int | None = None) -> Outcome:
+    """Train, write the outcome beside and rename it, and return it; read it when it is there.
+
+    Args:
+        threads: of torch; None leaves them as they are, and says that the process is shared with others.
+    """
+    if (known := finished(job, work)) is not None:
+        return known
+    import torch
+
+    from equipoise.training import fit
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    log = Log.open(job.log)
+    config = TrainConfig.read({**job.config, "data": job.log})
+    if config.tasks:
+        log = log.only(config.tasks)
+    folder = work / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any]
+    try:
+        with Progress(quiet=True) as silent:
+            result = fit(config, log, None, silent)
+    except (ValueError, FloatingPointError) as error:
+        content = {
+            "value": -math.inf,
+            "metrics": {},
+            "seconds": 0.0,
+            "steps": 0,
+            "failed": str(error),
+            "scores": None,
+        }
+    else:
+        kept = {"valid": result.metrics["valid"]}
+        scores = None
+        if job.final:
+            kept["test"] = result.metrics["test"]
+            assert not isinstance(result.model, dict)
+            found = predict(result.model, log.split("test"), device=config.device)
+            scores = f"{job.name}.npz"
+            beside = folder / f".{job.name}.new.npz"
+            np.savez(beside, **found)  # type: ignore[arg-type]
+            beside.replace(folder / scores)
+        content = {
+            "value": monitored(log.schema, kept["valid"], config.monitor),
+            "metrics": kept,
+            "seconds": result.metrics["seconds"],
+            "steps": result.metrics["steps"],
+            "failed": None,
+            "scores": scores,
+        }
+    content["memory"] = None if threads is None else _peak()
+    write_text(folder / f"{job.name}.json", json.dumps(content))
+    outcome = finished(job, work)
+    assert outcome is not None
+    return outcome
+
+
+def perform_all(
+    jobs: Sequence[Job], work: Path, workers: int, tell: Callable[[int], None] = lambda count: None
+) -> dict[str, Outcome]:
+    """Return {job name: outcome}; runs that are there already are read.
+
+    Args:
+        workers: processes at once, each run in a fresh one, so that its peak memory is its own; 0 runs all in this one.
+        tell: called with 1 after each run.
+
+    Raises:
+        KeyboardInterrupt: what is finished stays; the next call goes on from there.
+    """
+    found: dict[str, Outcome] = {}
+    waiting: dict[str, Job] = {}
+    for job in jobs:
+        if job.name in found or job.name in waiting:
+            continue
+        if (known := finished(job, work)) is not None:
+            found[job.name] = known
+            tell(1)
+        else:
+            waiting[job.name] = job
+    if workers == 0:
+        for name, job in waiting.items():
+            found[name] = perform(job, work)
+            tell(1)
+        return found
+    with _pool(workers) as pool:
+        threads = max(1, _cores() // workers)
+        futures = {pool.submit(perform, job, work, threads): name for name, job in waiting.items()}
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            tell(1)
+    return found
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool whose processes do one run each; an error or Ctrl-C drops what has not begun."""
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def code() -> str:
+    """Return a fingerprint of the package's source that training runs pass through."""
+    import equipoise
+
+    root = Path(str(equipoise.__file__)).parent
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        part = file.relative_to(root)
+        if part.parts[0] not in UNTOUCHED or part.name in TRAINING_STUDY:
+            digest.update(part.as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _peak() -> int | None:
+    """Return this process's peak resident memory in bytes, None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

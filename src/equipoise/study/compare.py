@@ -1,0 +1,308 @@
+"""`equipoise compare`: tuned sides, the same seeds for all, one primary contrast named before the run. See docs/protocol.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from equipoise import models
+from equipoise.config import TrainConfig, write_text
+from equipoise.data.store import Log
+from equipoise.names import nearest
+from equipoise.presets import parse_method, sort_options
+from equipoise.study.cells import Job, Outcome, code, perform_all
+from equipoise.study.forecast import Forecast, forecast
+from equipoise.study.tuning import Setup, Tuned, Unit, tune_all
+
+METHODS = ("single", "equal", "fixed", "uw", "famo", "pcgrad", "cagrad", "nash", "imtl_g", "pub")
+"""Compared by default."""
+SEEDS, QUICK_SEEDS = 10, 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison will do, written before its first run and never changed after.
+
+    Attributes:
+        data: {"path", "fingerprint", "rows", "simulated"}. code: fingerprint of the training code.
+        tasks, models, methods: names. primary: the method of the primary contrast, in the first model. reference: plain training.
+        seeds: of the final runs. margin: a difference within it counts for nothing, in AUC. base, options: of the runs.
+        screening: fewer seeds than evidence needs.
+        dropped: methods that the budget left no time for.
+    """
+
+    data: dict[str, Any]
+    code: str
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    primary: str
+    reference: str
+    seeds: tuple[int, ...]
+    tuning_seeds: tuple[int, ...]
+    grid: tuple[float, ...]
+    num_candidates: int
+    margin: float
+    base: dict[str, Any]
+    options: dict[str, dict[str, Any]]
+    screening: bool
+    preset: str | None = None
+    dropped: tuple[str, ...] = ()
+
+    def units(self) -> list[Unit]:
+        """Return what is tuned by itself: each side, of the single-task side each task's model."""
+        return [
+            Unit(model, method, task)
+            for model in self.models
+            for method in self.methods
+            for task in (self.tasks if method == "single" else (None,))
+        ]
+
+    def setup(self, log: Log) -> Setup:
+        """Return what all runs have in common."""
+        train = log.summary()["train"]["tasks"]
+        rates = {t: e["positive_rate"] for t, e in train.items() if e.get("positive_rate") is not None}
+        return Setup(
+            self.data["path"],
+            self.tasks,
+            rates,
+            self.base,
+            self.options,
+            self.tuning_seeds,
+            self.grid,
+            self.num_candidates,
+        )
+
+
+@dataclass
+class Comparison:
+    """A finished comparison: the plan, what was chosen for each unit, and the final runs of each unit by seed."""
+
+    plan: Plan
+    log: Log
+    tuned: dict[Unit, Tuned]
+    runs: dict[Unit, list[Outcome]] = field(default_factory=dict)
+
+
+def make_plan(
+    data: str | Path | Log,
+    *,
+    models_: Sequence[str] = ("mmoe",),
+    methods: Sequence[str] = METHODS,
+    primary: str = "pub",
+    reference: str = "equal",
+    seeds: int | None = None,
+    quick: bool = False,
+    tasks: Sequence[str] = (),
+    margin: float = 0.002,
+    base: Mapping[str, Any] | None = None,
+    set_: Mapping[str, Any] | None = None,
+    grid: Sequence[float] | None = None,
+    num_candidates: int | None = None,
+    preset: str | None = None,
+) -> Plan:
+    """Return the checked plan of a comparison on a prepared log; nothing is trained.
+
+    Args:
+        data: a prepared log. models_, methods: names; `primary` and `reference` are added where they are missing.
+        seeds: of the final runs, default 10, or 5 with `quick`.
+        base: options of TrainConfig for every run (epochs, batch_size, patience, optimizer, max_rows, device ...).
+        set_: model options for every model that has them, as `--set`.
+        grid, num_candidates: of tuning, other than the protocol's; the report says so.
+
+    Raises:
+        ValueError: an unknown model, method or option; fewer than 2 seeds; the primary method is the reference.
+    """
+    log = data if isinstance(data, Log) else Log.open(data)
+    missing = [reference] if reference not in methods else []
+    chosen = tuple(dict.fromkeys([*missing, *methods, primary]))
+    for method in chosen:
+        if method != "single":
+            parse_method(method)
+    if primary == reference:
+        raise ValueError(f"primary must be another method than the reference, got {primary!r} for both")
+    if "single" in (primary, reference):
+        raise ValueError("primary and reference must be methods, got 'single', which is a row of its own")
+    number = seeds if seeds is not None else QUICK_SEEDS if quick else SEEDS
+    if number < 2:
+        raise ValueError(f"seeds must be >= 2, got {number}: one run has no spread")
+    if not 0 < margin < 0.5:
+        raise ValueError(f"margin must lie in (0, .5), in AUC, got {margin}")
+    of_tasks = tuple(tasks or log.schema.tasks)
+    view = log.only(list(of_tasks))
+    shared = dict(base or {})
+    TrainConfig.read({**shared, "lr": 1e-3})
+    for name in ("lr", "seed", "method", "model", "tasks", "weight_decay", "data", "set"):
+        if name in shared:
+            raise ValueError(f"option {name!r} is the protocol's own and cannot be given")
+    per_model = {name: _options(name, dict(set_ or {})) for name in models_}
+    unused = [key for key in set_ or {} if not any(key in found for found in per_model.values())]
+    if unused:
+        every = [n for name in models_ for n in models.options(name)]
+        raise ValueError(f"option {unused[0]!r} is taken by none of the models{nearest(unused[0], every)}")
+    for name in models_:  # what cannot be built is said now
+        models.build(
+            name, view.schema, **sort_options(per_model[name], "equal", models.options(name))["model"]
+        )
+    setup = Setup("", (), {}, {}, {})
+    return Plan(
+        data={
+            "path": str(log.path),
+            "fingerprint": log.fingerprint,
+            "rows": {name: len(split) for name, split in log.splits.items()},
+            "simulated": log.schema.simulated,
+            "country": log.manifest["notes"].get("country"),
+        },
+        code=code(),
+        tasks=of_tasks,
+        models=tuple(models_),
+        methods=chosen,
+        primary=primary,
+        reference=reference,
+        seeds=tuple(range(number)),
+        tuning_seeds=setup.tuning_seeds,
+        grid=tuple(grid or setup.grid),
+        num_candidates=setup.num_candidates if num_candidates is None else num_candidates,
+        margin=margin,
+        base=shared,
+        options=per_model,
+        screening=number < SEEDS,
+        preset=preset,
+    )
+
+
+def trim(plan: Plan, expected: Forecast, hours: float) -> Plan:
+    """Return the plan without the last of its secondary methods, as many as must go to fit a budget in core-hours.
+
+    Raises:
+        ValueError: primary, reference and single task alone do not fit.
+    """
+    kept, dropped = list(plan.methods), []
+    while expected.hours(kept) > hours:
+        secondary = [m for m in kept if m not in (plan.primary, plan.reference, "single", "fixed")]
+        if not secondary:
+            raise ValueError(
+                f"budget of {hours:g} core-hours must hold the primary contrast, which needs about "
+                f"{expected.hours(kept):.1f}; take fewer epochs, rows (--max-rows), models or seeds"
+            )
+        dropped.append(secondary[-1])
+        kept.remove(secondary[-1])
+    return replace(plan, methods=tuple(kept), dropped=tuple(reversed(dropped)))
+
+
+def claim(plan: Plan, out: Path, overwrite: bool = False) -> None:
+    """Write plan.json into `out`, or check that the one there is the same, so that runs are never mixed.
+
+    Raises:
+        ValueError: another plan, data or code is there and `overwrite` is not given; `out` is something else.
+    """
+    file = out / "plan.json"
+    content = json.loads(json.dumps(asdict(plan)))
+    if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"out {str(out)!r} exists and is no comparison, so it is not touched; choose another folder"
+        )
+    if file.is_file():
+        there = json.loads(file.read_text(encoding="utf-8"))
+        there["data"]["path"], content["data"]["path"] = "", ""
+        differing = [key for key in content if content[key] != there.get(key)]
+        if differing and not overwrite:
+            key = differing[0]
+            raise ValueError(
+                f"out {str(out)!r} holds a comparison with another {' and '.join(differing)} ({key}: {_brief(there.get(key))} there, "
+                f"{_brief(content[key])} now); runs of different data, code or plans are never mixed: choose another --out, or "
+                "--overwrite to start again"
+            )
+        if differing:
+            shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(asdict(plan), indent=1) + "\n")
+
+
+def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -> Comparison:
+    """Tune every unit, run the final seeds, and return all of it; what an earlier call finished is read.
+
+    Args:
+        workers: runs at once, each in a process of its own; 0: in this one, one after the other.
+    """
+    log = Log.open(plan.data["path"])
+    if log.fingerprint != plan.data["fingerprint"]:
+        raise ValueError(
+            f"log {plan.data['path']!r} has changed since the plan was made; prepare it as it was, or start again"
+        )
+    log = log.only(list(plan.tasks))
+    setup, units = plan.setup(log), plan.units()
+    tuning_runs = len(units) * (len(plan.grid) * len(plan.tuning_seeds) + plan.num_candidates)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=_console(quiet),
+        redirect_stdout=False,
+    )
+    with bar:
+        tuning_bar = bar.add_task("tuning runs", total=tuning_runs)
+        final_bar = bar.add_task("final runs", total=len(units) * len(plan.seeds))
+
+        def tune_step(jobs: list[Job]) -> dict[str, Outcome]:
+            at = bar.tasks[tuning_bar]
+            bar.update(tuning_bar, total=max(at.total or 0, at.completed + len(jobs)))
+            return perform_all(jobs, out, workers, lambda n: bar.advance(tuning_bar, n))
+
+        tuned = tune_all(units, setup, tune_step)
+        write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
+        finals = {
+            unit: [setup.job(unit, t.lr, seed, t.chosen, final=True) for seed in plan.seeds]
+            for unit, t in tuned.items()
+            if t.failed is None
+        }
+        found = perform_all(
+            [job for jobs in finals.values() for job in jobs],
+            out,
+            workers,
+            lambda n: bar.advance(final_bar, n),
+        )
+    runs = {unit: [found[job.name] for job in jobs] for unit, jobs in finals.items()}
+    return Comparison(plan, log, tuned, runs)
+
+
+def expect(plan: Plan) -> Forecast:
+    """Return how long the plan will take and the smallest differences that it can show, from a few timed steps."""
+    log = Log.open(plan.data["path"]).only(list(plan.tasks))
+    return forecast(
+        log,
+        plan.units(),
+        plan.setup(log),
+        num_seeds=len(plan.seeds),
+        primary=plan.primary,
+    )
+
+
+def _options(model: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return those of the chosen model options that this model has; ValueError for a method's or the balancer's."""
+    known = models.options(model)
+    bare = {key.removeprefix("model."): key for key in chosen}
+    return {key: chosen[key] for name, key in bare.items() if name.split(".")[0] in known}
+
+
+def _told(unit: Unit, tuned: Tuned) -> dict[str, Any]:
+    return {**asdict(unit), **asdict(tuned), "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+def _console(quiet: bool) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)

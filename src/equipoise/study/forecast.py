@@ -1,0 +1,96 @@
+"""Before a comparison trains: how long it will take, and the smallest differences that it could show."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from equipoise.config import TrainConfig
+from equipoise.data.store import Log
+from equipoise.study.tuning import Setup, Unit
+
+ASSUMED_EPOCHS = 6
+"""Epochs that a run takes until it stops early, where it may take more: runs of the tables in docs/results.md took 3 to 10."""
+ASSUMED_SEED_SD = 0.0015
+"""Standard deviation over seeds of a difference in AUC, middle of those in docs/results.md."""
+ASSUMED_AUC, ASSUMED_CORRELATION = 0.75, 0.9
+"""Of two models' scores on the same rows; both are usual on click logs, and only a forecast hangs on them."""
+WARMUP, TIMED = 2, 8
+START_SECONDS = 3.0
+"""A run's process comes up, loads torch and opens the log."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Core-hours of each unit, and {task: smallest difference in AUC found with probability .8}."""
+
+    unit_hours: dict[Unit, float]
+    detectable: dict[str, float]
+
+    def hours(self, methods: Iterable[str] | None = None) -> float:
+        """Return the core-hours of these methods, default all."""
+        kept = None if methods is None else set(methods)
+        return sum(h for unit, h in self.unit_hours.items() if kept is None or unit.method in kept)
+
+
+def forecast(log: Log, units: Sequence[Unit], setup: Setup, *, num_seeds: int, primary: str) -> Forecast:
+    """Time a few steps of every side, count the runs, and work out what could be detected.
+
+    The difference is that of one task between two tuned sides, two-sided at .05: t quantiles of num_seeds - 1 degrees of
+    freedom would be a little wider. The row's share comes from the number of test positives (Hanley and McNeil 1982).
+    """
+    from equipoise.study.power import detectable
+
+    runs = len(setup.grid) * len(setup.tuning_seeds) + setup.num_candidates + num_seeds
+    hours = {}
+    for unit in units:
+        config = TrainConfig.read({**setup.job(unit, 1e-3, 0).config, "data": None})
+        hours[unit] = runs * (START_SECONDS + _run_seconds(log.only(config.tasks), config)) / 3600
+    test = log.summary()["test"]["tasks"]
+    found = {}
+    for task in log.schema.tasks:
+        entry = test[task]
+        if entry.get("positives"):
+            rows = len(log.split("test")) * (1 - entry["missing_rate"])
+            se = hanley_mcneil(entry["positives"], rows - entry["positives"], ASSUMED_AUC)
+            paired = se * math.sqrt(2 * (1 - ASSUMED_CORRELATION))
+            found[task] = float(detectable(ASSUMED_SEED_SD, num_seeds, paired))
+    return Forecast(hours, found)
+
+
+def hanley_mcneil(positives: float, negatives: float, auc: float) -> float:
+    """Return the standard error of an AUC from this many positives and negatives.
+
+    Source: Hanley and McNeil, The meaning and use of the area under a receiver operating characteristic (ROC) curve,
+    Radiology 1982, the exponential form of Q1 and Q2.
+    """
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return math.sqrt(variance / (positives * negatives))
+
+
+def _run_seconds(log: Log, config: TrainConfig) -> float:
+    """Return seconds of one run from a few timed steps, with a validation of a third of a step's time a batch."""
+    from equipoise.training import assemble, take_step
+
+    rows = min(len(log.split("train")), config.max_rows or len(log.split("train")))
+    size = config.batch_size or min(2048, max(16, rows // 20))
+    state = torch.get_rng_state()
+    model, _, balancer = assemble(config, log)
+    model.train()
+    seconds = []
+    for batch in itertools.islice(log.split("train").batches(size), WARMUP + TIMED):
+        begun = time.perf_counter()
+        take_step(model, balancer, batch.to(config.device))
+        seconds.append(time.perf_counter() - begun)
+    torch.set_rng_state(state)
+    step = statistics.median(seconds[WARMUP:] or seconds)
+    epochs = min(config.epochs, ASSUMED_EPOCHS)
+    scored = epochs * len(log.split("valid")) + len(log.split("valid")) + len(log.split("test"))
+    return step * (epochs * math.ceil(rows / size) + scored / size / 3)

@@ -1,0 +1,238 @@
+"""The findings of a comparison -> text tables: plain, Markdown, LaTeX, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from typing import Any
+
+SCREENING = "Screening, not evidence: fewer than 10 seeds."
+Cells = list[list[str]]
+
+
+def heading(findings: dict[str, Any]) -> list[str]:
+    """Return what must be read before the table, one sentence each."""
+    plan = findings["plan"]
+    rows = plan["data"]["rows"]
+    lines = []
+    if plan["screening"]:
+        lines.append(SCREENING)
+    if plan["data"]["simulated"]:
+        lines.append("The log is simulated: these figures say how methods work there, not on your data.")
+    lines.append(
+        f"{rows['train']:,} training, {rows['valid']:,} validation and {rows['test']:,} test rows; {len(plan['seeds'])} seeds for every "
+        f"side; every side tuned with the same number of runs ({len(plan['grid'])} learning rates x {len(plan['tuning_seeds'])} seeds, "
+        f"more at an edge, then {plan['num_candidates']} settings) on validation only."
+    )
+    lines.append(
+        f"Named before the run: {plan['primary']} against {plan['reference']} in {plan['models'][0]}, mean over tasks of AUC, "
+        f"margin {plan['margin']:g}. All else is corrected by Holm within its model."
+    )
+    if plan["dropped"]:
+        lines.append(f"Left out for the budget: {', '.join(plan['dropped'])}.")
+    lines += [f"{task}: {fact['grey']}" for task, fact in findings["tasks"].items() if fact["grey"]]
+    return lines
+
+
+def verdict(findings: dict[str, Any]) -> list[str]:
+    """Return the decisions in sentences: the primary contrast, the best other method, what limits them."""
+    plan, found = findings["plan"], findings["primary"]
+    if found is None:
+        return ["The primary contrast could not be measured: a side has no model; see the failures below."]
+    lines = [
+        f"Primary: {plan['primary']} against {plan['reference']} ({plan['models'][0]}): {_difference(found)}: {found['decision']}.",
+        limit(found, findings["tasks"], plan["seeds"]),
+    ]
+    if (other := findings["best_other"]) is not None:
+        lines.append(
+            f"Best other method on validation: {other['method']}: {plan['primary']} minus {other['method']} {_difference(other)}: "
+            f"{other['decision']}."
+        )
+    for entry in findings["counts"]:
+        c = entry["counts"]
+        lines.append(
+            f"{entry['model']}, {entry['method']} against {plan['reference']}, by task: {c['win']} won, {c['loss']} lost, "
+            f"{c['tie']} tied, {c['undecided']} undecided."
+        )
+    return lines
+
+
+def limit(contrast: dict[str, Any], tasks: dict[str, Any], seeds: list[int]) -> str:
+    """Return what makes a contrast's interval as wide as it is, and what would help."""
+    if contrast["larger"] == "test rows":
+        fewest = min((t["positives"], name) for name, t in tasks.items() if t["positives"] is not None)
+        return (
+            f"Its error is mostly that of the test rows ({contrast['test_se']:.4f} against {contrast['seed_se']:.4f} of the seeds): "
+            f"more seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]})."
+        )
+    return (
+        f"Its error is mostly that of {len(seeds)} seeds ({contrast['seed_se']:.4f} against {contrast['test_se']:.4f} of the test rows): "
+        "more seeds would help."
+    )
+
+
+def columns(findings: dict[str, Any], brief: bool = False) -> tuple[list[str], Cells]:
+    """Return (head, rows) of the main table: a row a side, AUC by task as mean (sd over seeds), then difference and decision.
+
+    `brief` is what a terminal has room for: one metric a task (soft AUC on simulated logs) and no interval.
+    """
+    if brief:
+        return _brief(findings)
+    plan, tasks = findings["plan"], findings["tasks"]
+    grouped = any(fact["eligible_groups"] is not None for fact in tasks.values())
+    head = ["model", "method"]
+    for task, fact in tasks.items():
+        head.append(f"{task} {fact['metric']}")
+        if plan["data"]["simulated"] and fact["metric"] == "auc":
+            head.append(f"{task} soft AUC")
+        if grouped and fact["metric"] == "auc":
+            head.append(f"{task} GAUC")
+    head += ["mean minus " + plan["reference"], "95 % interval", "decision", "delta_m %", "step", "memory MB"]
+    rows = []
+    for side in findings["sides"]:
+        cells = [side["model"], side["method"]]
+        if side["failed"]:
+            rows.append([*cells, f"failed: {side['failed']}", *[""] * (len(head) - 3)])
+            continue
+        for task, fact in tasks.items():
+            grey = "~" if fact["grey"] else ""
+            cells.append(grey + _spread(side["metrics"][task].get(fact["metric"])))
+            if plan["data"]["simulated"] and fact["metric"] == "auc":
+                cells.append(_spread(side["metrics"][task].get("soft_auc")))
+            if grouped and fact["metric"] == "auc":
+                cells.append(("~" if fact["gauc_grey"] else "") + _spread(side["metrics"][task].get("gauc")))
+        contrast = side["contrasts"].get("mean")
+        if contrast is None:
+            cells += ["", "", ""]
+        else:
+            cells += [f"{contrast['difference']:+.4f}", _interval(contrast), contrast["decision"]]
+        cells.append("" if side["delta_m"] is None else f"{side['delta_m']:+.2f}")
+        cells.append("" if side["cost"] is None else f"{side['cost']:.2f}")
+        cells.append("" if side["memory"] is None else f"{side['memory'] / 1e6:.0f}")
+        rows.append(cells)
+    return head, rows
+
+
+def _brief(findings: dict[str, Any]) -> tuple[list[str], Cells]:
+    plan, tasks = findings["plan"], findings["tasks"]
+    metrics = {
+        task: "soft_auc" if plan["data"]["simulated"] and fact["metric"] == "auc" else fact["metric"]
+        for task, fact in tasks.items()
+    }
+    head = ["side", *(f"{task} {metric.replace('_', ' ')}" for task, metric in metrics.items())]
+    head += [f"mean AUC - {plan['reference']}", "decision", "step"]
+    rows = []
+    for side in findings["sides"]:
+        name = side["method"] if len(plan["models"]) == 1 else f"{side['model']} {side['method']}"
+        if side["failed"]:
+            rows.append([name, f"failed: {side['failed']}", *[""] * (len(head) - 2)])
+            continue
+        cells = [
+            ("~" if tasks[t]["grey"] else "") + _spread(side["metrics"][t].get(m)) for t, m in metrics.items()
+        ]
+        c = side["contrasts"].get("mean")
+        said = ["", ""] if c is None else [f"{c['difference']:+.4f}", c["decision"]]
+        rows.append([name, *cells, *said, "" if side["cost"] is None else f"{side['cost']:.2f}"])
+    return head, rows
+
+
+NOTES = (
+    "AUC: mean over seeds (sd). ~: too few positives, or groups, to enter any count. delta_m: mean over tasks of the relative change of AUC "
+    "against the single-task models. step: time a step over the reference's in the same model. memory: peak of a run's process."
+)
+
+
+def contrasts(findings: dict[str, Any]) -> tuple[list[str], Cells]:
+    """Return (head, rows) of every contrast against the reference, by task."""
+    head = [
+        "model",
+        "method",
+        "task",
+        "difference",
+        "95 % interval",
+        "seed part",
+        "test part",
+        "p (Holm)",
+        "decision",
+    ]
+    rows = []
+    for side in findings["sides"]:
+        for task, c in side["contrasts"].items():
+            grey = "~" if task != "mean" and findings["tasks"][task]["grey"] else ""
+            rows.append(
+                [
+                    side["model"],
+                    side["method"],
+                    grey + task,
+                    f"{c['difference']:+.4f}",
+                    _interval(c),
+                    f"{c['seed_se']:.4f}",
+                    f"{c['test_se']:.4f}",
+                    f"{c['adjusted']:.3f}",
+                    c["decision"],
+                ]
+            )
+    return head, rows
+
+
+def markdown(findings: dict[str, Any]) -> str:
+    """Return everything as Markdown."""
+    published = findings["published"]
+    parts = ["\n".join(f"- {line}" for line in heading(findings)), _md(*columns(findings)), NOTES]
+    parts += ["\n".join(f"- {line}" for line in verdict(findings)), _md(*contrasts(findings))]
+    if published is not None:
+        parts += [published["note"], _md(published["head"], published["rows"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(findings: dict[str, Any]) -> str:
+    """Return the main table as a LaTeX tabular."""
+    head, rows = columns(findings)
+    lines = [f"% {line}" for line in heading(findings)]
+    lines.append(r"\begin{tabular}{ll" + "r" * (len(head) - 2) + "}")
+    lines.append(r"\hline")
+    lines += [" & ".join(_tex(cell) for cell in row) + r" \\" for row in [head, *rows]]
+    lines.insert(-len(rows) if rows else len(lines), r"\hline")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def as_csv(findings: dict[str, Any]) -> str:
+    """Return one line a side and task and seed: what every table can be made from again."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["model", "method", "task", "metric", "seed", "value"])
+    for side in findings["sides"]:
+        for task, found in side["metrics"].items():
+            for metric, values in found.items():
+                for seed, value in zip(findings["plan"]["seeds"], values, strict=True):
+                    writer.writerow([side["model"], side["method"], task, metric, seed, value])
+    return out.getvalue()
+
+
+def _md(head: list[str], rows: Cells) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, *rows]]
+    lines.insert(1, "|" + " --- |" * len(head))
+    return "\n".join(lines)
+
+
+def _spread(values: list[float | None] | None) -> str:
+    known = [v for v in values or [] if v is not None]
+    if not known:
+        return "-"
+    sd = statistics.stdev(known) if len(known) > 1 else 0.0
+    return f"{statistics.fmean(known):.4f} ({sd:.4f})"
+
+
+def _interval(c: dict[str, Any]) -> str:
+    return f"[{c['low']:+.4f}, {c['high']:+.4f}]"
+
+
+def _difference(c: dict[str, Any]) -> str:
+    return f"{c['difference']:+.4f}, 95 % interval {_interval(c)}"
+
+
+def _tex(cell: str) -> str:
+    for plain, safe in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
+        cell = cell.replace(plain, safe)
+    return cell.replace("~", r"\textcolor{gray}{$\sim$}")

@@ -1,0 +1,416 @@
+"""`equipoise compare`: the same effort for every side, plans that cannot be mixed, findings that add up."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from equipoise.cli import app
+from equipoise.data import simulate
+from equipoise.methods import METHODS
+from equipoise.metrics import auc
+from equipoise.presets import NAMES
+from equipoise.study import cells, compare, compare_page, present, published, spaces, tuning
+from equipoise.study.contrast import contrast
+from equipoise.study.delong import delong, placements
+from equipoise.study.findings import findings
+from equipoise.study.forecast import Forecast, hanley_mcneil
+from equipoise.study.forest import Bar, forest
+
+TASKS = ("click", "like", "purchase")
+RATES = {"click": 0.2, "like": 0.05, "purchase": 0.02}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("compare") / "log", 4000, 3, "mixed")
+
+
+def tiny(log, **changed):
+    """Return a plan of seconds: two methods and single task, one epoch, two learning rates, two seeds."""
+    chosen = {
+        "models_": ["shared_bottom"],
+        "methods": ["single", "equal", "uw"],
+        "primary": "pub",
+        "seeds": 2,
+        "base": {"epochs": 1, "batch_size": 400},
+        "set_": {"hidden": [8], "tower_sizes": [], "embedding_dim": 4},
+        "grid": [1e-3, 3e-3],
+        "num_candidates": 1,
+        **changed,
+    }
+    return compare.make_plan(log, **chosen)
+
+
+@pytest.fixture(scope="module")
+def finished(log, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare") / "out"
+    plan = tiny(log)
+    compare.claim(plan, out)
+    done = compare.carry_out(plan, out, workers=0, quiet=True)
+    return plan, out, done, findings(done, 50)
+
+
+def test_every_side_gets_the_same_number_of_further_runs():
+    for method in NAMES:
+        found = spaces.candidates(method, TASKS, RATES)
+        assert len(found) == spaces.NUM_CANDIDATES, method
+        assert found == spaces.candidates(method, TASKS, RATES)
+        texts = [json.dumps(entry, sort_keys=True) for entry in found]
+        assert len(set(texts)) == len(texts), method
+        assert {"set": {}, "weight_decay": 0.0} not in found, method
+
+
+def test_a_space_names_constants_of_its_method_and_values_beside_the_default():
+    for method, space in spaces.SPACES.items():
+        defaults = {f.name: f.default for f in dataclasses.fields(METHODS[method])}
+        for key, values in space.items():
+            for value in values:
+                METHODS[method](**{key: value})
+                assert value != defaults[key], (method, key)
+
+
+def test_fixed_weights_start_from_equal_losses_and_sum_to_the_number_of_tasks():
+    found = spaces.candidates("fixed", TASKS, RATES)
+    first = found[0]["set"]["method.weights"]
+    entropy = {t: -p * math.log(p) - (1 - p) * math.log(1 - p) for t, p in RATES.items()}
+    products = [first[t] * entropy[t] for t in TASKS]
+    assert max(products) - min(products) < 1e-3  # weights are rounded to four decimals
+    for entry in found:
+        assert sum(entry["set"]["method.weights"].values()) == pytest.approx(3, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "values, beyond",
+    [
+        ({1e-3: 0.7, 3e-3: 0.8, 1e-2: 0.7}, None),
+        ({1e-3: 0.7, 3e-3: 0.8}, 1e-2),
+        ({3e-4: 0.9, 1e-3: 0.8}, 1e-4),
+        ({1.0: 0.9, 0.3: 0.8}, None),
+    ],
+)
+def test_the_grid_grows_by_half_a_decade_at_an_end(values, beyond):
+    assert spaces.next_rate(values) == (None if beyond is None else pytest.approx(beyond, rel=0.1))
+
+
+def outcome(value, failed=None):
+    return cells.Outcome(value, {}, 1.0, 1, None, failed, None)
+
+
+def test_tuning_takes_the_best_mean_then_the_best_candidate():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
+    unit = tuning.Unit("mmoe", "equal")
+    steps = tuning.tuning(unit, setup)
+    jobs = next(steps)
+    assert len(jobs) == 8 and not any(job.final for job in jobs)
+    jobs = steps.send({j.name: outcome(j.config["lr"]) for j in jobs})  # the largest rate is best
+    assert {j.config["lr"] for j in jobs} == {0.03}
+    while jobs[0].config["lr"] > 0.01:
+        last = jobs[0].config["lr"]
+        jobs = steps.send({j.name: outcome(0.5 if last > 0.03 else 0.6) for j in jobs})
+        if jobs[0].config["lr"] == 0.03:
+            break
+    assert [j.config["weight_decay"] for j in jobs] == list(spaces.WEIGHT_DECAYS)
+    assert {j.config["seed"] for j in jobs} == {1000}
+    with pytest.raises(StopIteration) as end:
+        steps.send({j.name: outcome(0.7 if j.config["weight_decay"] == 1e-5 else 0.1) for j in jobs})
+    found = end.value.value
+    assert (found.lr, found.chosen["weight_decay"], found.value) == (0.03, 1e-5, 0.7)
+    assert found.others[0] == ({"set": {}, "weight_decay": 0.0}, 0.6)
+
+
+def test_a_side_that_never_trains_says_why():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}}, grid=(1e-3, 3e-3, 1e-2))
+    steps = tuning.tuning(tuning.Unit("mmoe", "pub"), setup)
+    jobs = next(steps)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            jobs = steps.send({j.name: outcome(-math.inf, "diverged") for j in jobs})
+    assert end.value.value.failed == "diverged"
+
+
+def test_a_copy_of_a_side_draws_other_seeds():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
+    first, second = (setup.job(tuning.Unit("mmoe", "equal", copy=c), 1e-3, 5) for c in (0, 1))
+    assert first.config["seed"] != second.config["seed"] and first.name != second.name
+
+
+def test_findings_are_those_of_the_predictions(log, finished):
+    _, _, done, found = finished
+    test = log.split("test")
+    y, known = test.labels("click")
+    runs = {m: done.runs[tuning.Unit("shared_bottom", m)] for m in ("equal", "pub")}
+    expected = {m: [auc(y[known], o.read("click")[known]) for o in os] for m, os in runs.items()}
+    side = next(s for s in found["sides"] if s["method"] == "pub")
+    assert side["metrics"]["click"]["auc"] == pytest.approx(expected["pub"], abs=1e-12)
+    difference = np.mean(expected["pub"]) - np.mean(expected["equal"])
+    assert side["contrasts"]["click"]["difference"] == pytest.approx(difference, abs=1e-12)
+    assert [s["method"] for s in found["sides"]] == ["single", "equal", "uw", "pub"]
+    assert found["tasks"]["purchase"]["grey"] and not found["tasks"]["click"]["grey"]
+    # click alone enters the mean, since the others are grey
+    assert side["contrasts"]["mean"]["difference"] == pytest.approx(difference, abs=1e-12)
+    alone = next(s for s in found["sides"] if s["method"] == "single")
+    assert alone["delta_m"] == pytest.approx(0.0, abs=1e-12)
+    assert found["best_other"]["method"] == "uw"
+    assert found["primary"]["adjusted"] == found["primary"]["p"]
+
+
+def test_holm_is_over_all_but_the_primary_and_grey_tasks(finished):
+    found = finished[3]
+    p = {
+        (s["method"], t): (c["p"], c["adjusted"])
+        for s in found["sides"]
+        for t, c in s["contrasts"].items()
+        if (s["method"], t) != ("pub", "mean")
+    }
+    for (_, task), (raw, adjusted) in p.items():
+        assert adjusted >= raw or found["tasks"][task]["grey"]
+        if task != "mean" and found["tasks"][task]["grey"]:
+            assert adjusted == 1.0
+    family = [raw for (_, task), (raw, _) in p.items() if task == "mean" or not found["tasks"][task]["grey"]]
+    smallest = min(family)
+    size = len(family) + 1  # and the best other method
+    assert min(a for _, a in p.values()) <= min(1.0, smallest * size) + 1e-12
+
+
+def test_what_is_finished_is_read_and_not_run_again(finished, monkeypatch):
+    plan, out, done, _ = finished
+
+    def fail(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("equipoise.training.fit", fail)
+    again = compare.carry_out(plan, out, workers=0, quiet=True)
+    assert again.tuned == done.tuned and again.runs == done.runs
+
+
+def test_half_a_score_file_is_run_again(finished, tmp_path):
+    plan, out, done, _ = finished
+    shutil.copytree(out, tmp_path / "out")
+    job = plan.setup(done.log).job(tuning.Unit("shared_bottom", "equal"), 1e-3, 0, final=True)
+    cells.perform(job, tmp_path / "out")
+    file = tmp_path / "out" / "runs" / f"{job.name}.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    assert cells.finished(job, tmp_path / "out") is None
+    cells.perform(job, tmp_path / "out")
+    assert cells.finished(job, tmp_path / "out") is not None
+
+
+def test_tuning_runs_keep_nothing_of_the_test_split(finished):
+    _, out, _, _ = finished
+    names = [json.loads(f.read_text()) for f in (out / "runs").glob("*-s100[01]-*.json")]
+    assert names and all("test" not in content["metrics"] and content["scores"] is None for content in names)
+
+
+def test_a_diverged_side_is_a_row_that_says_so(log, tmp_path, monkeypatch):
+    from equipoise import training
+
+    whole = training.fit
+
+    def fit(config, *rest):
+        if config.method == "uw":
+            raise ValueError("every task was non-finite")
+        return whole(config, *rest)
+
+    monkeypatch.setattr(training, "fit", fit)
+    plan = tiny(log, methods=["equal", "uw"], num_candidates=1)
+    found = findings(compare.carry_out(plan, tmp_path, workers=0, quiet=True), 50)
+    side = next(s for s in found["sides"] if s["method"] == "uw")
+    assert "non-finite" in side["failed"] and side["contrasts"] == {}
+    assert "failed: every task" in present.markdown(found) and "failed" in compare_page.page(found)
+    assert found["best_other"] is None
+
+
+def test_contrast_without_groups_is_delong(log):
+    rng = np.random.default_rng(0)
+    test = log.split("test")
+    test = type(test).__new__(type(test))
+    test.__dict__ = dict(log.split("test").__dict__)
+    test.arrays = {k: v for k, v in test.arrays.items() if k != "group"}
+    a, b = ([{t: rng.random(len(test)) for t in TASKS} for _ in range(3)] for _ in range(2))
+    found = contrast(test, TASKS, a, b)
+    y, known = test.labels("like")
+    sides = [placements(y[known], np.stack([r["like"][known] for r in runs])) for runs in (a, b)]
+    difference, variance = delong(y[known], *sides)
+    values, v = found.of(["like"])
+    assert values.mean() == pytest.approx(difference, abs=1e-12) and v == pytest.approx(variance, rel=1e-9)
+    mean, v = found.of(list(TASKS))
+    assert mean == pytest.approx(np.mean([found.differences[t] for t in TASKS], axis=0))
+    assert v == pytest.approx(found.covariance.sum() / 9)
+
+
+def test_resampled_groups_agree_with_their_summed_influence(log):
+    rng = np.random.default_rng(1)
+    test = log.split("test")
+    y = test.labels("click")[0]
+    a = [{"click": y + rng.normal(size=len(y))} for _ in range(2)]
+    b = [{"click": 0.8 * y + rng.normal(size=len(y))} for _ in range(2)]
+    resampled, summed = (contrast(test, ["click"], a, b, num).of(["click"])[1] for num in (2000, 0))
+    assert resampled == pytest.approx(summed, rel=0.15)  # 2000 resamples: 3 %; the rest is O(1 / groups)
+
+
+def test_a_folder_takes_no_other_plan(log, finished, tmp_path):
+    plan, out, _, _ = finished
+    compare.claim(plan, out)
+    with pytest.raises(ValueError, match=r"another seeds .*never mixed"):
+        compare.claim(tiny(log, seeds=3), out)
+    with pytest.raises(ValueError, match="another code"):
+        compare.claim(dataclasses.replace(plan, code="0"), out)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="no comparison"):
+        compare.claim(plan, tmp_path / "mine", overwrite=True)
+    shutil.copytree(out, tmp_path / "copy")
+    compare.claim(tiny(log, seeds=3), tmp_path / "copy", overwrite=True)
+    assert not (tmp_path / "copy" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"methods": ["pubb"]}, "did you mean|method must be one of"),
+        ({"models_": ["mmo"]}, "mmoe"),
+        ({"seeds": 1}, "seeds must be >= 2"),
+        ({"primary": "equal"}, "another method than the reference"),
+        ({"primary": "single"}, "row of its own"),
+        ({"margin": 0.0}, "margin must lie"),
+        ({"base": {"lr": 1e-3}}, "protocol's own"),
+        ({"base": {"epoch": 1}}, "epochs"),
+        ({"set_": {"hiden": [8]}}, "hidden"),
+        ({"set_": {"hidden": "x"}}, "hidden"),
+        ({"tasks": ["clik"]}, "click"),
+    ],
+)
+def test_a_plan_is_checked_before_anything_trains(log, changed, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(log, **changed)
+
+
+def test_a_log_that_changed_since_the_plan_is_refused(log, tmp_path):
+    plan = tiny(log)
+    other = simulate(tmp_path / "log", 4000, 4, "mixed")
+    plan = dataclasses.replace(plan, data={**plan.data, "path": str(other.path)})
+    with pytest.raises(ValueError, match="has changed since the plan"):
+        compare.carry_out(plan, tmp_path / "out", workers=0, quiet=True)
+
+
+def test_a_budget_drops_secondary_methods_from_the_end(log):
+    plan = tiny(log, methods=["single", "equal", "fixed", "uw", "famo"])
+    expected = Forecast(dict.fromkeys(plan.units(), 1.0), {})
+    kept = compare.trim(plan, expected, 7.0)
+    assert kept.methods == ("single", "equal", "fixed", "uw", "pub") and kept.dropped == ("famo",)
+    with pytest.raises(ValueError, match="must hold the primary contrast"):
+        compare.trim(plan, expected, 2.0)
+
+
+def test_hanley_and_mcneil_agree_with_delong_on_exponential_scores():
+    rng = np.random.default_rng(2)
+    y = np.arange(4000) < 400
+    s = np.where(y, 3.0, 1.0) * rng.exponential(size=len(y))  # AUC = 3 / 4, the model behind their formula
+    p = placements(y, s)
+    se = math.sqrt(delong(y, p, placements(y, rng.permutation(len(y)) * 0.0))[1])
+    assert hanley_mcneil(400, 3600, 0.75) == pytest.approx(se, rel=0.08)
+
+
+def test_every_form_of_the_findings_is_written(finished):
+    _, out, _, found = finished
+    compare_page.write(found, out)
+    content = json.loads((out / "findings.json").read_text())
+    assert content["primary"]["difference"] == pytest.approx(found["primary"]["difference"])
+    text = (out / "table.md").read_text()
+    for words in (present.SCREENING, "simulated", "Named before the run: pub against equal", "grey"):
+        assert words in text
+    rows = list(csv.DictReader(io.StringIO((out / "table.csv").read_text())))
+    pick = [r for r in rows if (r["method"], r["task"], r["metric"]) == ("pub", "click", "auc")]
+    assert [r["seed"] for r in pick] == ["0", "1"]
+    side = next(s for s in found["sides"] if s["method"] == "pub")
+    assert [float(r["value"]) for r in pick] == side["metrics"]["click"]["auc"]
+    tex = (out / "table.tex").read_text()
+    assert tex.count(r"\\") == 1 + len(found["sides"]) and "shared\\_bottom" in tex
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 5 and "<script" not in page
+
+
+def test_the_paper_s_figures_stand_beside_ours_on_aliexpress_only(finished):
+    plan, _, _, found = finished
+    assert found["published"] is None
+    sides = [
+        {
+            "model": "mmoe",
+            "method": "pub",
+            "failed": None,
+            "metrics": {t: {"auc": [0.5, 0.7]} for t in published.TASKS},
+        }
+    ]
+    country = dataclasses.replace(plan, data={**plan.data, "country": "nl"})
+    shown = published.published(country, sides, ["click", "conversion"])
+    assert shown["rows"] == [["mmoe", "pub", "0.7268", "0.6000", "0.8670", "0.6000"]]
+    assert "test split" in shown["note"]
+    with pytest.raises(ValueError, match="pub-table2"):
+        published.preset("table2")
+
+
+def test_the_preset_s_sizes_are_taken_by_its_models(log):
+    chosen = {**published.preset("pub-table2")}
+    plan = compare.make_plan(
+        log, seeds=2, preset="pub-table2", **{**chosen, "set_": {**chosen["set_"], "embedding_dim": 4}}
+    )
+    assert plan.options["mmoe"]["num_experts"] == 8 and "num_experts" not in plan.options["ple"]
+    assert plan.options["ple"]["num_own"] == 4
+
+
+def test_a_forest_holds_every_interval_and_the_margin():
+    drawn = forest(
+        "t", "x", [Bar("pub", 0.01, 0.005, 0.015, "win"), Bar("uw", 0, -0.01, 0.01, "undecided")], 0.002
+    )
+    assert drawn.count("<polyline") == 2 and 'class="band"' in drawn and "win" in drawn
+    assert "nothing to compare" in forest("t", "x", [], 0.002)
+
+
+def test_the_command_plans_trains_and_goes_on(log, tmp_path):
+    arguments = [
+        "compare",
+        str(log.path),
+        "--models",
+        "shared_bottom",
+        "--methods",
+        "equal",
+        "--primary",
+        "pub",
+    ]
+    arguments += [
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "800",
+        "--max-rows",
+        "800",
+        "--set",
+        "hidden=[8]",
+    ]
+    arguments += [
+        "--set",
+        "tower_sizes=[]",
+        "--set",
+        "embedding_dim=2",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    content = json.loads(dry.stdout.strip().splitlines()[-1])
+    assert content["hours"] > 0 and set(content["detectable"]) == set(TASKS)
+    assert not (tmp_path / "out").exists()
+    wrong = CliRunner().invoke(app, [*arguments, "--jobs", "0"])
+    assert wrong.exit_code == 2 and "jobs must be >= 1" in wrong.output
