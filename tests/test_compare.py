@@ -139,8 +139,11 @@ def test_a_side_that_never_trains_says_why():
 
 def test_a_copy_of_a_side_draws_other_seeds():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
-    first, second = (setup.job(tuning.Unit("mmoe", "equal", copy=c), 1e-3, 5) for c in (0, 1))
+    first, second = (setup.job(tuning.Unit("mmoe", name), 1e-3, 5) for name in ("equal", "equal#2"))
+    assert first.config["method"] == second.config["method"] == "equal"
     assert first.config["seed"] != second.config["seed"] and first.name != second.name
+    with pytest.raises(ValueError, match="equal#2"):
+        tuning.split_copy("equal#two")
 
 
 def test_findings_are_those_of_the_predictions(log, finished):

@@ -19,7 +19,7 @@ from equipoise.names import nearest
 from equipoise.presets import parse_method, sort_options
 from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.forecast import Forecast, forecast
-from equipoise.study.tuning import Setup, Tuned, Unit, tune_all
+from equipoise.study.tuning import Setup, Tuned, Unit, split_copy, tune_all
 
 METHODS = ("single", "equal", "fixed", "uw", "famo", "pcgrad", "cagrad", "nash", "imtl_g", "pub")
 """Compared by default."""
@@ -111,7 +111,8 @@ def make_plan(
     """Return the checked plan of a comparison on a prepared log; nothing is trained.
 
     Args:
-        data: a prepared log. models_, methods: names; `primary` and `reference` are added where they are missing.
+        data: a prepared log. models_, methods: names; `primary` and `reference` are added where they are missing. "equal#2" is a
+            second copy of equal with its own seeds and tuning, to see what the comparison says of no difference at all.
         seeds: of the final runs, default 10, or 5 with `quick`.
         base: options of TrainConfig for every run (epochs, batch_size, patience, optimizer, max_rows, device ...).
         set_: model options for every model that has them, as `--set`.
@@ -123,9 +124,9 @@ def make_plan(
     log = data if isinstance(data, Log) else Log.open(data)
     missing = [reference] if reference not in methods else []
     chosen = tuple(dict.fromkeys([*missing, *methods, primary]))
-    for method in chosen:
-        if method != "single":
-            parse_method(method)
+    for name in (split_copy(method)[0] for method in chosen):
+        if name != "single":
+            parse_method(name)
     if primary == reference:
         raise ValueError(f"primary must be another method than the reference, got {primary!r} for both")
     if "single" in (primary, reference):

@@ -58,10 +58,12 @@ def candidates(
     Args:
         method: as the command line takes it, "single" included. tasks: names. rates: {task: share of positives}, tasks
             that are not binary left out.
-        num: >= 1.
+        num: >= 0.
     """
     name = "equal" if method == "single" else parse_method(method)[0]
     draw = np.random.default_rng(zlib.crc32(method.encode()))
+    if num == 0:
+        return []
     if name == "fixed" and len(tasks) > 1:
         found = [_weights([1.0 / _entropy(rates.get(task)) for task in tasks], tasks)]
         while len(found) < num:

@@ -19,14 +19,27 @@ class Unit:
     """What is tuned by itself: a side, or one task's model of the single-task side.
 
     Attributes:
-        model, method: names. task: of a single-task model, else None. copy: 0, or the number of a second copy of the same
-            side, which draws other seeds throughout.
+        model, method: names; "equal#2" is a second copy of equal, which draws other seeds throughout. task: of a
+            single-task model, else None.
     """
 
     model: str
     method: str
     task: str | None = None
-    copy: int = 0
+
+
+def split_copy(method: str) -> tuple[str, int]:
+    """Return ("equal", 2) of "equal#2": the method that runs and the number of the copy; ("equal", 1) without one.
+
+    Raises:
+        ValueError: what follows # is no number from 2 to 99.
+    """
+    name, mark, number = method.partition("#")
+    if mark and not (number.isdecimal() and 2 <= int(number) <= 99):
+        raise ValueError(
+            f"a copy of a method is written {name}#2, with a number from 2 to 99, got {method!r}"
+        )
+    return name, int(number) if mark else 1
 
 
 @dataclass(frozen=True)
@@ -53,13 +66,14 @@ class Setup:
     ) -> Job:
         """Return the run of a unit at a learning rate and seed with the settings of a candidate."""
         chosen = chosen or {"set": {}, "weight_decay": 0.0}
+        method, copy = split_copy(unit.method)
         config = {
             **self.base,
             "model": unit.model,
-            "method": "equal" if unit.method == "single" else unit.method,
+            "method": "equal" if method == "single" else method,
             "tasks": list(self.tasks) if unit.task is None else [unit.task],
             "lr": lr,
-            "seed": seed + 100_000 * unit.copy,
+            "seed": seed + 100_000 * (copy - 1),
             "set": {**self.options.get(unit.model, {}), **chosen["set"]},
             "weight_decay": chosen["weight_decay"],
         }
@@ -109,9 +123,9 @@ def tuning(unit: Unit, setup: Setup) -> Generator[list[Job], Outcomes, Tuned]:
     if tried[lr] == -float("inf"):
         return Tuned(lr, default, tried[lr], tried, [], reason)
     own = setup.tasks if unit.task is None else (unit.task,)
-    options = candidates(unit.method, own, setup.rates, setup.num_candidates)
+    options = candidates(split_copy(unit.method)[0], own, setup.rates, setup.num_candidates)
     further = [setup.job(unit, lr, setup.tuning_seeds[0], option) for option in options]
-    found = yield further
+    found = (yield further) if further else {}
     others = [
         (default, first[lr]),
         *((o, found[j.name].value) for o, j in zip(options, further, strict=True)),
