@@ -45,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": train.resume,
     "evaluate": train.evaluate,
     "compare": study.compare,
+    "tune": study.tune,
     "simulate": data.simulate,
     "prepare": data.prepare,
     "inspect": data.inspect_log,

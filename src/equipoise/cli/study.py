@@ -1,4 +1,4 @@
-"""`equipoise compare`."""
+"""`equipoise compare`, `tune`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.cli.common import AsJson, Overwrite, parse_set, print_json, print_table, reported
+from equipoise.cli.common import AsJson, Overwrite, fail, parse_set, print_json, print_table, reported
 
 
 def _names(parts: list[str] | None) -> list[str]:
@@ -126,6 +126,74 @@ def compare(
         print_table("published and ours", found["published"]["head"], found["published"]["rows"])
     for line in present.verdict(found):
         typer.echo(line)
+    typer.echo(f"report: {report}")
+
+
+@reported
+def tune(
+    data: Annotated[str, typer.Argument(help="A prepared log.")],
+    models: Annotated[list[str] | None, typer.Option("--models", help="Default mmoe: mmoe,ple.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--methods", help="Default equal,fixed,pub; combinations as in train.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Training runs.")] = 30,
+    objective: Annotated[
+        str, typer.Option(help="mean of the tasks, or tasks: each its own, a Pareto front.")
+    ] = "mean",
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Default all: click,purchase.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A model option for every trial: num_experts=4.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many, default 30.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default 2048, less for small logs.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam (default), adamw, sgd, adagrad, rmsprop.")
+    ] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Training rows read at most.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the search and of every run.")] = 0,
+    out: Annotated[str, typer.Option(help="Folder of trials; the same again goes on.")] = "tune",
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Search model, method, learning rate and constants on validation with optuna; the test split is not read."""
+    from dataclasses import asdict
+
+    from equipoise.study import tune_page
+    from equipoise.study.tune import command
+    from equipoise.study.tune import tune as search
+
+    base = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "max_rows": max_rows,
+        "device": device,
+    }
+    try:
+        found = search(
+            data,
+            out=out,
+            models_=_names(models) or ("mmoe",),
+            methods=_names(methods) or ("equal", "fixed", "pub"),
+            trials=trials,
+            objective=objective,
+            tasks=_names(tasks),
+            seed=seed,
+            base={name: value for name, value in base.items() if value is not None},
+            set_=parse_set(set_ or []),
+            overwrite=overwrite,
+        )
+    except ImportError as error:
+        fail(str(error))
+    report = tune_page.write(found, data, Path(out))
+    if json:
+        print_json({**asdict(found), "report": str(report)})
+        return
+    title = "best on validation" if objective == "mean" else "Pareto front on validation"
+    print_table(title, *tune_page.table(found))
+    for trial in tune_page.chosen(found):
+        typer.echo(command(trial, data))
     typer.echo(f"report: {report}")
 
 

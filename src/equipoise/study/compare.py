@@ -139,15 +139,7 @@ def make_plan(
     of_tasks = tuple(tasks or log.schema.tasks)
     view = log.only(list(of_tasks))
     shared = dict(base or {})
-    TrainConfig.read({**shared, "lr": 1e-3})
-    for name in ("lr", "seed", "method", "model", "tasks", "weight_decay", "data", "set"):
-        if name in shared:
-            raise ValueError(f"option {name!r} is the protocol's own and cannot be given")
-    per_model = {name: _options(name, dict(set_ or {})) for name in models_}
-    unused = [key for key in set_ or {} if not any(key in found for found in per_model.values())]
-    if unused:
-        every = [n for name in models_ for n in models.options(name)]
-        raise ValueError(f"option {unused[0]!r} is taken by none of the models{nearest(unused[0], every)}")
+    per_model = checked_options(models_, shared, dict(set_ or {}))
     for name in models_:  # what cannot be built is said now
         models.build(
             name, view.schema, **sort_options(per_model[name], "equal", models.options(name))["model"]
@@ -285,6 +277,25 @@ def expect(plan: Plan) -> Forecast:
         num_seeds=len(plan.seeds),
         primary=plan.primary,
     )
+
+
+def checked_options(
+    models_: Sequence[str], base: Mapping[str, Any], chosen: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return {model: those of the chosen options that it has}.
+
+    Raises:
+        ValueError: an unknown model, an option of TrainConfig that is unknown or the study's own, a model option that no model has.
+    """
+    TrainConfig.read({**base, "lr": 1e-3})
+    for name in ("lr", "seed", "method", "model", "tasks", "weight_decay", "data", "set"):
+        if name in base:
+            raise ValueError(f"option {name!r} is the protocol's own and cannot be given")
+    found = {name: _options(name, chosen) for name in models_}
+    if unused := [key for key in chosen if not any(key in own for own in found.values())]:
+        every = [n for name in models_ for n in models.options(name)]
+        raise ValueError(f"option {unused[0]!r} is taken by none of the models{nearest(unused[0], every)}")
+    return found
 
 
 def _options(model: str, chosen: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,10 @@ from equipoise.study.forest import Bar, forest
 from equipoise.study.plot import lines
 from equipoise.study.report import STYLE
 
-OWN_STYLE = ".band { fill: var(--soft); opacity: .5; } .axis { stroke: var(--ink); }\n"
+OWN_STYLE = (
+    "main { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }\n"
+    ".band { fill: var(--soft); opacity: .5; } .axis { stroke: var(--ink); }\n"
+)
 
 
 def write(findings: dict[str, Any], out: Path) -> Path:
