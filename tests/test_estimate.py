@@ -1,4 +1,4 @@
-"""Student's t, estimates, Holm, verdicts and power against scipy, by hand and by simulation."""
+"""Student's t, estimates, Holm and verdicts against scipy and by hand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scipy import stats
 from equipoise.study import student
 from equipoise.study.decide import MARGIN, VERDICTS, decide, holm
 from equipoise.study.estimate import estimate, mean_over_tasks
-from equipoise.study.power import detectable, power
+from equipoise.study.power import power
 
 
-@pytest.mark.parametrize("name", ["student", "delong", "bootstrap", "estimate", "decide", "power"])
+@pytest.mark.parametrize("name", ["student", "delong", "bootstrap", "choice", "estimate", "decide", "power"])
 def test_the_examples_of_the_docstrings_hold(name):
     found = doctest.testmod(importlib.import_module(f"equipoise.study.{name}"))
     assert found.failed == 0
@@ -111,6 +111,18 @@ def test_nothing_varies():
         estimate([0.1] * 3, 0.0)
 
 
+def test_tuning_is_a_third_part():
+    plain, found = (
+        estimate([0.001, 0.003, 0.002], 1e-6),
+        estimate([0.001, 0.003, 0.002], 4e-7, tuning_variance=6e-7),
+    )
+    assert (found.se, found.df, *found.interval) == pytest.approx((plain.se, plain.df, *plain.interval))
+    assert (found.larger, plain.larger, plain.tuning_part) == ("tuning", "test rows", 0.0)
+    assert found.tuning_part == pytest.approx(6e-7**0.5)
+    both = mean_over_tasks([[0.001, 0.003, 0.002]], [[4e-7]], tuning_variance=6e-7)
+    assert both == found
+
+
 def coverage(num_seeds, ratio, num_comparisons=1):
     """Exact coverage of the interval where V_test is `ratio` times the seeds' part, by the integral of `power`."""
     alpha = 2 * power(0.0, num_seeds**0.5, num_seeds, ratio**0.5, num_comparisons=num_comparisons)
@@ -149,6 +161,8 @@ def test_estimates_refuse():
     for variance in (-1e-9, math.nan, math.inf):
         with pytest.raises(ValueError, match="test_variance must be finite and >= 0"):
             estimate([0.1, 0.2], variance)
+    with pytest.raises(ValueError, match="tuning_variance must be finite and >= 0"):
+        estimate([0.1, 0.2], 0.1, tuning_variance=-1.0)
     with pytest.raises(ValueError, match="confidence"):
         estimate([0.1, 0.2], 0.1, confidence=1.0)
     with pytest.raises(ValueError, match="tasks by seeds"):
@@ -221,49 +235,3 @@ def test_verdict_uses_the_adjusted_p_value_margin_and_alpha():
     for bad in ({"margin": -1.0}, {"margin": math.nan}, {"alpha": 0.0}, {"p_value": 1.1}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must"):
             decide(found, **bad)
-
-
-@pytest.mark.parametrize("num_seeds", [2, 5, 20])
-def test_power_without_test_rows_is_the_noncentral_t(num_seeds):
-    wanted = stats.nct.sf(stats.t.ppf(0.975, num_seeds - 1), num_seeds - 1, 1.5 * num_seeds**0.5)
-    assert power(0.003, 0.002, num_seeds, 0.0) == pytest.approx(wanted, abs=1e-9)
-    assert power(-0.003, 0.002, num_seeds, 0.0) == pytest.approx(wanted, abs=1e-9)
-
-
-def test_power_without_seeds_noise_is_the_normal_one():
-    wanted = stats.norm.sf(stats.norm.ppf(1 - 0.025 / 4) - 3)
-    assert power(0.003, 0.0, 5, 0.001, num_comparisons=4) == pytest.approx(wanted, abs=1e-12)
-    assert detectable(0.0, 5, 0.001) == pytest.approx(0.001 * (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)))
-
-
-def test_power_is_met_by_the_real_estimates():
-    g, hits = np.random.default_rng(3), 0
-    for _ in range(4000):
-        d = 0.003 + g.normal(0, 0.001) + g.normal(0, 0.002, 5)
-        found = estimate(d, 1e-6)
-        hits += found.p_value < 0.05 and found.mean > 0
-    # standard error of a share of 4000 at .6: .008
-    assert power(0.003, 0.002, 5, 0.001) == pytest.approx(hits / 4000, abs=0.03)
-
-
-def test_detectable_inverts_power_and_falls_with_what_helps():
-    x = detectable(0.002, 10, 0.001, num_comparisons=6)
-    assert power(x, 0.002, 10, 0.001, num_comparisons=6) == pytest.approx(0.8, abs=1e-9)
-    assert x > detectable(0.002, 10, 0.001) > detectable(0.002, 20, 0.001) > detectable(0.002, 20, 0.0)
-    # more seeds do not help against the test rows
-    assert detectable(0.002, 1000, 0.005) > 2.8 * 0.005
-    assert detectable(0.002, 10, 0.001, power=0.95) > detectable(0.002, 10, 0.001, power=0.5)
-
-
-def test_power_refuses():
-    with pytest.raises(ValueError, match="num_seeds must be at least 2"):
-        power(0.1, 0.1, 1, 0.1)
-    for sd, se in [(0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (1.0, math.inf)]:
-        with pytest.raises(ValueError, match="not both 0"):
-            power(0.1, sd, 5, se)
-    for bad in ({"alpha": 1.0}, {"num_comparisons": 0}):
-        with pytest.raises(ValueError, match="alpha must lie strictly between 0 and 1 and num_comparisons"):
-            power(0.1, 0.1, 5, 0.1, **bad)
-    for bad in (0.02, 1.0):
-        with pytest.raises(ValueError, match="power must lie between"):
-            detectable(0.1, 5, 0.1, power=bad)

@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike
 from equipoise.study.estimate import Estimate
 
 MARGIN = 0.002
-"""Differences of AUC within this are called equal: a retrained copy of one model moves by as much (docs/results.md)."""
+"""AUCs this near are called equal: one standard deviation over seeds of plain training on KuaiRand's clicks (docs/results.md)."""
 MIN_POSITIVES = 200
-"""Tasks with fewer test positives are printed grey and enter no count: their AUC has a standard error of about .02 and more, ten margins."""
+"""A task with fewer test positives is printed grey and enters no count: its AUC alone has a standard error of .01 to .02, five margins and more."""
 MIN_GROUPS = 500
-"""GAUC over fewer groups with both classes is printed grey: the bootstrap's tails need some hundred groups to settle."""
+"""GAUC over fewer groups with both classes is printed grey: a group's AUC spreads by about .3, so GAUC's standard error is above .01."""
 
 VERDICTS = ("win", "loss", "tie", "undecided")
 

@@ -17,13 +17,13 @@ class Estimate(NamedTuple):
     """A difference (method minus reference) and how well it is known; all but df, p-values and confidence in the metric's units.
 
     Attributes:
-        mean: over seeds. se: sqrt(seed_part^2 + test_part^2).
+        mean: over seeds. se: sqrt(seed_part^2 + test_part^2 + tuning_part^2).
         seed_part: s / sqrt(S), the standard error that more seeds lower. test_part: sqrt(V_test), the one that they do not.
-        larger: "seeds" or "test rows", the larger part.
+        larger: "seeds", "test rows" or "tuning", the largest part.
         df: degrees of freedom of the t distribution, math.inf where seeds do not vary.
         interval: (low, high), two-sided at `confidence`.
         p_value: two-sided, of no difference. p_greater: one-sided, small when the mean is clearly above 0.
-        num_seeds: S. confidence: of the interval.
+        num_seeds: S. confidence: of the interval. tuning_part: sqrt(V_tuning), 0 unless given.
     """
 
     mean: float
@@ -37,13 +37,16 @@ class Estimate(NamedTuple):
     p_greater: float
     num_seeds: int
     confidence: float
+    tuning_part: float = 0.0
 
     def low(self, confidence: float = 0.95) -> float:
         """Return the lower end of the one-sided interval: the difference lies above it with this confidence."""
         return self.mean - student.quantile(confidence, self.df) * self.se if self.se else self.mean
 
 
-def estimate(differences: ArrayLike, test_variance: float, *, confidence: float = 0.95) -> Estimate:
+def estimate(
+    differences: ArrayLike, test_variance: float, *, confidence: float = 0.95, tuning_variance: float = 0.0
+) -> Estimate:
     """Return the estimate of a mean difference over seeds on one test sample.
 
     SE^2 = s^2 / S + V_test with s the standard deviation of the per-seed differences (n - 1), and t = mean / SE on
@@ -57,7 +60,10 @@ def estimate(differences: ArrayLike, test_variance: float, *, confidence: float 
     seeds on the error stays below 1.02 alpha down to alpha = .001 (exact integrals, docs/protocol.md). With V_test = 0 it is the one-sample t test,
     with s = 0 the z test.
 
-    Both parts hold the interaction of seeds and rows, which is thus counted twice: a little too wide, never too narrow.
+    With `tuning_variance` 0 the estimate is of the difference between the two settings that were chosen. With that of `choice_variance`, added
+    over both sides, it is of the difference between the two searches; it counts as known, too.
+
+    Seeds and rows both hold the interaction of seeds and rows, which is thus counted twice: a little too wide, never too narrow.
 
     Args:
         differences: [S] metric(method) - metric(reference) seed by seed on the same test rows, the same seed list for both.
@@ -81,12 +87,15 @@ def estimate(differences: ArrayLike, test_variance: float, *, confidence: float 
         )
     if not (math.isfinite(test_variance) and test_variance >= 0):
         raise ValueError(f"test_variance must be finite and >= 0, got {test_variance}")
+    if not (math.isfinite(tuning_variance) and tuning_variance >= 0):
+        raise ValueError(f"tuning_variance must be finite and >= 0, got {tuning_variance}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
     num, mean = len(d), float(d.mean())
     same = bool((d == d[0]).all())  # the rounded mean of equal numbers need not equal them
     seeds = 0.0 if same else float(d.var(ddof=1)) / num
-    se = math.sqrt(seeds + test_variance)
+    se = math.sqrt(seeds + test_variance + tuning_variance)
+    parts = {"test rows": test_variance, "seeds": seeds, "tuning": tuning_variance}
     if se == 0 and mean != 0:
         raise ValueError(
             f"differences are all {mean:g} and test_variance is 0: nothing tells how sure that is; give the variance of the test sample"
@@ -99,18 +108,23 @@ def estimate(differences: ArrayLike, test_variance: float, *, confidence: float 
         se=se,
         seed_part=math.sqrt(seeds),
         test_part=math.sqrt(test_variance),
-        larger="seeds" if seeds > test_variance else "test rows",
+        larger=max(parts, key=lambda name: parts[name]),
         df=df,
         interval=(mean - half, mean + half),
         p_value=min(1.0, 2 * student.tail(abs(t), df)),
         p_greater=student.tail(t, df),
         num_seeds=num,
         confidence=confidence,
+        tuning_part=math.sqrt(tuning_variance),
     )
 
 
 def mean_over_tasks(
-    differences: ArrayLike, test_covariance: ArrayLike, *, confidence: float = 0.95
+    differences: ArrayLike,
+    test_covariance: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    tuning_variance: float = 0.0,
 ) -> Estimate:
     """Return the estimate of the mean over tasks of the difference: the primary contrast.
 
@@ -119,7 +133,7 @@ def mean_over_tasks(
 
     Args:
         differences: [T, S], a row a task. test_covariance: [T, T], of `task_covariance` (DeLong) or `replicate_covariance`
-            (common resamples of groups).
+            (common resamples of groups). tuning_variance: of the mean over tasks.
 
     Raises:
         ValueError: shapes do not fit, or what `estimate` refuses.
@@ -131,4 +145,4 @@ def mean_over_tasks(
         raise ValueError(f"test_covariance must be [{len(d)}, {len(d)}], got shape {covariance.shape}")
     # opposite errors of the tasks may cancel to a rounding below 0
     variance = max(0.0, float(covariance.sum())) if np.isfinite(covariance).all() else math.nan
-    return estimate(d.mean(0), variance / len(d) ** 2, confidence=confidence)
+    return estimate(d.mean(0), variance / len(d) ** 2, confidence=confidence, tuning_variance=tuning_variance)
