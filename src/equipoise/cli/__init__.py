@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": train.evaluate,
     "compare": study.compare,
     "tune": study.tune,
+    "toy": study.toy,
     "simulate": data.simulate,
     "prepare": data.prepare,
     "inspect": data.inspect_log,

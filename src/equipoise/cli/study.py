@@ -1,4 +1,4 @@
-"""`equipoise compare`, `tune`."""
+"""`equipoise compare`, `tune`, `toy`."""
 
 from __future__ import annotations
 
@@ -195,6 +195,44 @@ def tune(
     for trial in tune_page.chosen(found):
         typer.echo(command(trial, data))
     typer.echo(f"report: {report}")
+
+
+@reported
+def toy(
+    out: Annotated[str, typer.Option(help="Folder of toy.png, toy.svg and toy.json.")] = "toy",
+    steps: Annotated[int, typer.Option(help="Steps of Adam.")] = 100_000,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
+    json: AsJson = False,
+) -> None:
+    """Draw how plain sum, CAGrad, IMTL-G, Nash-MTL, FAMO and PUB move on the two-loss landscape of the paper's Figure 2."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from equipoise.study import toy_page
+    from equipoise.study.landscape import STARTS
+    from equipoise.study.toy import run
+
+    try:
+        toy_page.needs_matplotlib()
+    except ImportError as error:
+        fail(str(error))
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("steps", total=steps)
+        paths = run(steps, lr, tell=lambda count: bar.advance(task, count))
+    files = toy_page.write(paths, Path(out))
+    if json:
+        print_json(
+            {"final": paths.table(), "reached": paths.reached(), **{k: str(v) for k, v in files.items()}}
+        )
+        return
+    reached = paths.reached()
+    rows = [
+        [toy_page.TITLES[name], *(f"{a:.2f}, {b:.2f}" for a, b in ends), f"{reached[name]} of {len(STARTS)}"]
+        for name, ends in paths.table().items()
+    ]
+    head = ["final losses", *(f"from ({a:g}, {b:g})" for a, b in STARTS), "at (-15.1, -15.1)"]
+    print_table(f"{steps:,} steps of Adam, lr {lr:g}", head, rows)
+    typer.echo(f"figures: {', '.join(str(file) for file in files.values())}")
 
 
 def _announce(plan: Any, expected: Any) -> None:
