@@ -212,6 +212,9 @@ def test_holm_edges():
         (0.0, 0.0005, "tie"),
         (0.001, 0.0003, "tie"),  # significant and inside the margin
         (0.0019, 0.0003, "win"),  # significant, reaches over the margin
+        (-0.001, 0.0005, "tie"),  # the interval ends at -.00198
+        (-0.001, 0.00052, "undecided"),  # and at -.00202
+        (0.001, 0.00052, "undecided"),
         (0.001, 0.002, "undecided"),
     ],
 )
