@@ -2,8 +2,9 @@
 
 python benchmarks/power_table.py [--draws 3000] [--seed 0]
 
-Power: a true difference is found significant at .05, with the right sign. With Holm: one true difference among ten contrasts, the other nine
-are null; the integral is at alpha / 10, a lower bound. The last table is the same integral at no effect: the test's true error. sd: of the paired difference over seeds; test SE: square root of V_test.
+Power: a true difference is found significant at .05, with the right sign. With Holm: one true difference among ten contrasts,
+the other nine are null; the integral is at alpha / 10, a lower bound. The last table is the same integral at no effect: the
+test's true error. sd: of the paired difference over seeds; test SE: square root of V_test.
 """
 
 from __future__ import annotations

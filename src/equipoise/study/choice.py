@@ -16,18 +16,20 @@ def choice_variance(
     """Return the variance of the true worth of a side's chosen setting, over repetitions of its search.
 
     Neither more seeds nor more test rows of the chosen settings show it: two copies of one method, tuned each for itself, truly
-    differ by it. `estimate(..., tuning_variance=)` takes the sum over both sides. A parametric bootstrap: the settings' worths are the scores, pulled
-    towards their mean until their variance is that of the scores less that of the noise; each repetition replaces the settings that were
-    drawn at random by draws of a normal with their mean and sd, adds noise to all, and notes the worth of the best.
+    differ by it. `estimate(..., tuning_variance=)` takes the sum over both sides. A parametric bootstrap: the settings'
+    worths are the scores, pulled towards their mean until their variance is that of the scores less that of the noise; each
+    repetition replaces the settings that were drawn at random by draws of a normal with their mean and sd, adds noise to
+    all, and notes the worth of the best.
 
     It rests on a handful of settings, so it is a correction and no guarantee (docs/protocol.md counts what it leaves).
     It is near 0 where one setting is clearly best, and no more than a share of the noise where all are alike.
 
     Args:
         scores: [K] validation means of the settings tried, higher is better, in the test metric's units.
-        noise_sd: of each score, a number or [K]: seed sd / sqrt(runs), with what is due to the validation rows where that is known.
-        drawn: bool [K] or None: settings that another search would draw anew (random task weights), none or at least two; the others
-            (the grid) it would try again.
+        noise_sd: of each score, a number or [K]: seed sd / sqrt(runs), with what is due to the validation rows where that
+            is known.
+        drawn: bool [K] or None: settings that another search would draw anew (random task weights), none or at least two;
+            the others (the grid) it would try again.
         num: repetitions.
 
     Example:
@@ -35,7 +37,8 @@ def choice_variance(
         0.0
 
     Raises:
-        ValueError: fewer than two settings, a value that is not finite, negative noise, or drawn of another length or with one setting only.
+        ValueError: fewer than two settings, a value that is not finite, negative noise, or drawn of another length or with
+            one setting only.
     """
     seen = np.asarray(scores, np.float64)
     if seen.ndim != 1 or len(seen) < 2:
