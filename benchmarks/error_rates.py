@@ -3,15 +3,16 @@
 python benchmarks/error_rates.py [--tables 10000] [--logs 1000] [--seed 0]
 
 Tables: synthetic results of a reference and five methods on three tasks. Every side chooses among ten settings by a noisy
-validation score, so that what is compared is what luck in tuning chose; seeds are shared between sides, test errors between tasks, and the
-covariance of the test sample is itself an estimate (Wishart, 200 degrees of freedom, as of 200 positives). Each table goes through
-`mean_over_tasks`, `estimate`, `holm` and `decide`: one primary contrast, 19 others. The truth that counts is the difference between the
-settings chosen. In "equal" tables all settings are equally good. In "luck" tables they are not, while the searches are: what is
-declared there is also counted against the truth "no method is better", without and with the tuning part of `choice_variance`: luck in
-tuning is shown by no number of seeds or rows. In "apart" tables all methods differ from the reference by the margin. Half as many are drawn of the latter two.
+validation score, so that what is compared is what luck in tuning chose; seeds are shared between sides, test errors between
+tasks, and the covariance of the test sample is itself an estimate (Wishart, 200 degrees of freedom, as of 200 positives).
+Each table goes through `mean_over_tasks`, `estimate`, `holm` and `decide`: one primary contrast, 19 others. The truth that
+counts is the difference between the settings chosen. In "equal" tables all settings are equally good. In "luck" tables they
+are not, while the searches are: what is declared there is also counted against the truth "no method is better", without and
+with the tuning part of `choice_variance`, because luck in tuning is shown by no number of seeds or rows. In "apart" tables all
+methods differ from the reference by the margin. Half as many are drawn of the latter two.
 
-Logs: rows with features, two sides whose scores are equally good in the population and differ by a fixed function and by one a seed; through
-`placements`, `delong`, `bootstrap_groups` and `estimate`. Rows are independent, or come from users.
+Logs: rows with features, two sides whose scores are equally good in the population and differ by a fixed function and by one
+a seed; through `placements`, `delong`, `bootstrap_groups` and `estimate`. Rows are independent, or come from users.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Counts = defaultdict[str, list[bool]]
 def tuned(rng: np.random.Generator, luck: float, seed_sd: float) -> tuple[np.ndarray, list[float]]:
     """Return [1 + METHODS, TASKS], what each side's chosen setting is worth, and each side's estimated variance of choice.
 
-    Settings' worths have sd `luck`; the first GRID are the same for all sides, the others each side draws for itself. The choice is by
-    the mean over tasks of a validation score of two seeds.
+    Settings' worths have sd `luck`; the first GRID are the same for all sides, the others each side draws for itself. The
+    choice is by the mean over tasks of a validation score of two seeds.
     """
     worth = luck * rng.normal(size=(1 + METHODS, SETTINGS, TASKS))
     worth[:, :GRID] = worth[0, :GRID]
@@ -64,7 +65,8 @@ def table(rng: np.random.Generator, counts: Counts, kind: str) -> None:
     """Draw one table of results, judge it and add what was false to the counts.
 
     Args:
-        kind: "equal" (no side is better), "luck" (settings differ, searches are equal), "apart" (all methods are the margin better, or worse).
+        kind: "equal" (no side is better), "luck" (settings differ, searches are equal), "apart" (all methods are the margin
+            better, or worse).
     """
     seed_sd, test_se, shared = (float(rng.choice(each)) for each in (SEED_SD, TEST_SE, SHARED))
     seeds, luck = int(rng.choice(NUM_SEEDS)), float(rng.choice(LUCK)) if kind == "luck" else 0.0

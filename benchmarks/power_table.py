@@ -2,8 +2,9 @@
 
 python benchmarks/power_table.py [--draws 3000] [--seed 0]
 
-Power: a true difference is found significant at .05, with the right sign. With Holm: one true difference among ten contrasts, the other nine
-are null; the integral is at alpha / 10, a lower bound. sd: of the paired difference over seeds; test SE: square root of V_test.
+Power: a true difference is found significant at .05, with the right sign. With Holm: one true difference among ten contrasts,
+the other nine are null; the integral is at alpha / 10, a lower bound. The last table is the same integral at no effect: the
+test's true error. sd: of the paired difference over seeds; test SE: square root of V_test.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ EFFECT = (0.001, 0.002, 0.005)
 SEED_SD = (0.0005, 0.001, 0.002, 0.003)
 NUM_SEEDS = (5, 10, 20)
 TEST_SE = (0.0, 0.001, 0.005)
+LEVELS = (1, 10, 50)
+"""Contrasts that share alpha: the tests' levels are .05, .005 and .001."""
 
 
 def draw(rng: np.random.Generator, effect: float, sd: float, seeds: int, se: float) -> Estimate:
@@ -84,8 +87,24 @@ def main() -> None:
                 f"{least[0]:.4f} / {least[1]:.4f}",
             )
         Console(width=110).print(shown)
+    exact = {}
+    shown = Table(title="error of the estimate's test over alpha, least and most over test SE (exact)")
+    for name in ("seeds", *(f"alpha {ALPHA / m:g}" for m in LEVELS)):
+        shown.add_column(name, justify="right")
+    for seeds in (2, 3, *NUM_SEEDS):
+        ratios = [
+            # twice the chance of the right sign at no effect; V_test is 1e-3 to 1e3 times the seeds' part
+            [
+                2 * power(0.0, seeds**0.5, seeds, se, num_comparisons=m) * m / ALPHA
+                for se in np.logspace(-1.5, 1.5, 61)
+            ]
+            for m in LEVELS
+        ]
+        exact[seeds] = [(min(each), max(each)) for each in ratios]
+        shown.add_row(str(seeds), *(f"{low:.3f} to {high:.3f}" for low, high in exact[seeds]))
+    Console(width=110).print(shown)
     print(f"largest difference between integral and simulation: {worst:.3f} over {2 * len(found)} cells")
-    print(json.dumps({"draws": chosen.draws, "worst": worst, "cells": found}))
+    print(json.dumps({"draws": chosen.draws, "worst": worst, "cells": found, "exact": exact}))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from equipoise.study.delong import (
     task_covariance,
 )
 
-# DeLong, DeLong, Clarke-Pearson (1988): patients with ovarian cancer and bowel obstruction, complete cases; albumin, total protein,
-# Krebs-Goplerud score (a low score is good), benefit of surgery. As printed in the SAS/STAT User's Guide, "The LOGISTIC Procedure",
-# example "Comparing Receiver Operating Characteristic Curves", whose output holds the figures of the test.
+# DeLong, DeLong, Clarke-Pearson (1988): patients with ovarian cancer and bowel obstruction, complete cases; albumin, total
+# protein, Krebs-Goplerud score (a low score is good), benefit of surgery. As printed in the SAS/STAT User's Guide, "The
+# LOGISTIC Procedure", example "Comparing Receiver Operating Characteristic Curves", whose output holds the figures of the test.
 OVARIAN = """
 3.0 5.8 10 0   3.2 6.3  5 1   3.9 6.8  3 1   2.8 4.8  6 0   3.2 5.8  3 1   0.9 4.0  5 0   2.5 5.7  8 0   1.6 5.6  5 1
 3.8 5.7  5 1   3.7 6.7  6 1   3.2 5.4  4 1   3.8 6.6  6 1   4.1 6.6  5 1   3.6 5.7  5 1   4.3 7.0  4 1   3.6 6.7  4 0

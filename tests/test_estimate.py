@@ -139,6 +139,22 @@ def test_interval_covers_as_the_docs_claim(num_seeds):
             assert min(coverage(num_seeds, r, m) for r in (0, 0.02, 0.1, 0.5, 1, 5)) > 1 - 1.02 * 0.05 / m
 
 
+@pytest.mark.parametrize(("alpha", "ratio", "wanted"), [(0.05, 0.25, 0.0584), (0.005, 0.1, 0.0111)])
+def test_squared_shares_would_err_more_at_five_seeds(alpha, ratio, wanted):
+    # Welch and Satterthwaite's degrees of freedom, integrated over the quantiles of s^2: the figures of docs/protocol.md
+    s2 = stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, 4) / 4
+    for power_of_share, found in ((2, wanted), (1, None)):
+        df = 4 * ((s2 + ratio) / s2) ** power_of_share
+        t = stats.t.ppf(1 - alpha / 2, df) * np.sqrt((s2 + ratio) / (1 + ratio))
+        error = float(2 * stats.norm.sf(t).mean())
+        if found:
+            assert error == pytest.approx(found, rel=0.01)
+        else:  # ours, as `power` computes it
+            mine = 2 * power(0.0, 5**0.5, 5, ratio**0.5, alpha=alpha)
+            assert error == pytest.approx(mine, rel=0.01)
+            assert mine < wanted
+
+
 def test_mean_over_tasks_knows_what_tasks_share():
     g = np.random.default_rng(2)
     d = g.normal(size=(3, 6)) + g.normal(size=6)
@@ -212,6 +228,9 @@ def test_holm_edges():
         (0.0, 0.0005, "tie"),
         (0.001, 0.0003, "tie"),  # significant and inside the margin
         (0.0019, 0.0003, "win"),  # significant, reaches over the margin
+        (-0.001, 0.0005, "tie"),  # the interval ends at -.00198
+        (-0.001, 0.00052, "undecided"),  # and at -.00202
+        (0.001, 0.00052, "undecided"),
         (0.001, 0.002, "undecided"),
     ],
 )

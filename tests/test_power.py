@@ -76,6 +76,13 @@ def test_choice_variance_is_that_of_repeated_searches(noise):
     assert true / 2 < told < 2 * true
 
 
+def test_choice_variance_of_settings_drawn_anew_is_that_of_their_best():
+    g = np.random.default_rng(1)
+    told = [choice_variance(g.normal(size=6), 0.0, drawn=[True] * 6, num=300, seed=k) for k in range(300)]
+    # the best of six normal draws has variance .416 (David and Nagaraja, Order Statistics, table); s^2 of six is unbiased
+    assert float(np.mean(told)) == pytest.approx(0.416, rel=0.15)
+
+
 def test_choice_variance_edges():
     assert choice_variance([0.5, 0.5], 0.01, seed=0) == 0.0
     assert choice_variance([0.5, 0.75], 0.0, seed=0) == 0.0
@@ -94,5 +101,7 @@ def test_choice_variance_edges():
     for scores, noise in [([0.5, math.nan], 0.1), ([0.5, 0.6], -0.1)]:
         with pytest.raises(ValueError, match="finite and noise_sd >= 0"):
             choice_variance(scores, noise, seed=0)
-    with pytest.raises(ValueError, match="drawn must be"):
+    with pytest.raises(ValueError, match="at least two: one drawn"):
+        choice_variance([0.5, 0.6], 0.1, drawn=[True, False], seed=0)
+    with pytest.raises(ValueError, match="drawn must be \\[2\\]"):
         choice_variance([0.5, 0.6], 0.1, drawn=[True], seed=0)

@@ -55,7 +55,8 @@ def bootstrap_groups(
         groups: [N], any type that sorts. `np.arange(N)` resamples rows.
         statistic: "auc", or "gauc" (impression-weighted mean of the AUC within groups with both classes).
         num: resamples. The variance's own relative error is about sqrt(2 / num): .045 for 1000.
-        known: bool [N] or None: rows whose label is known; the others count for nothing but their groups are drawn all the same.
+        known: bool [N] or None: rows whose label is known; the others count for nothing but their groups are drawn all the
+            same.
 
     Raises:
         ValueError: shapes do not fit, fewer than two groups, one class only, no group with both classes (gauc), or more
@@ -128,8 +129,9 @@ def replicate_covariance(replicates: ArrayLike) -> Array:
 class _Auc:
     """Group counts [G] -> seed-mean difference of AUC. Scores are sorted once; a call is one histogram a seed and side.
 
-    Along the sorted distinct scores of the positives ("levels", L of them) a negative lies between two levels or on one: 2L + 1 slots,
-    odd ones on a level. With the negatives' weights added up by slot, a level's positives beat cum[2l] and tie with slot 2l + 1.
+    Along the sorted distinct scores of the positives ("levels", L of them) a negative lies between two levels or on one:
+    2L + 1 slots, odd ones on a level. With the negatives' weights added up by slot, a level's positives beat cum[2l] and
+    tie with slot 2l + 1.
     """
 
     def __init__(self, y: Array, a: Array, b: Array, codes: Array) -> None:

@@ -16,17 +16,20 @@ def choice_variance(
     """Return the variance of the true worth of a side's chosen setting, over repetitions of its search.
 
     Neither more seeds nor more test rows of the chosen settings show it: two copies of one method, tuned each for itself, truly
-    differ by it. `estimate(..., tuning_variance=)` takes the sum over both sides. A parametric bootstrap: the settings' worths are the scores drawn
-    towards their mean until their variance is that of the scores less that of the noise; each repetition draws anew the settings
-    that were drawn at random, adds noise to all, and notes the worth of the best.
+    differ by it. `estimate(..., tuning_variance=)` takes the sum over both sides. A parametric bootstrap: the settings'
+    worths are the scores, pulled towards their mean until their variance is that of the scores less that of the noise; each
+    repetition replaces the settings that were drawn at random by draws of a normal with their mean and sd, adds noise to
+    all, and notes the worth of the best.
 
     It rests on a handful of settings, so it is a correction and no guarantee (docs/protocol.md counts what it leaves).
     It is near 0 where one setting is clearly best, and no more than a share of the noise where all are alike.
 
     Args:
         scores: [K] validation means of the settings tried, higher is better, in the test metric's units.
-        noise_sd: of each score, a number or [K]: seed sd / sqrt(runs), with what is due to the validation rows where that is known.
-        drawn: bool [K] or None: settings that another search would draw anew (random task weights); the others (the grid) it would try again.
+        noise_sd: of each score, a number or [K]: seed sd / sqrt(runs), with what is due to the validation rows where that
+            is known.
+        drawn: bool [K] or None: settings that another search would draw anew (random task weights), none or at least two;
+            the others (the grid) it would try again.
         num: repetitions.
 
     Example:
@@ -34,7 +37,8 @@ def choice_variance(
         0.0
 
     Raises:
-        ValueError: fewer than two settings, a value that is not finite, negative noise or drawn of another length.
+        ValueError: fewer than two settings, a value that is not finite, negative noise, or drawn of another length or with
+            one setting only.
     """
     seen = np.asarray(scores, np.float64)
     if seen.ndim != 1 or len(seen) < 2:
@@ -49,6 +53,9 @@ def choice_variance(
     again = np.zeros(len(seen), bool) if drawn is None else np.asarray(drawn, bool)
     if again.shape != seen.shape:
         raise ValueError(f"drawn must be [{len(seen)}], got shape {again.shape}")
+    pool = np.flatnonzero(again)
+    if len(pool) == 1:
+        raise ValueError("drawn must mark no setting or at least two: one drawn setting tells no spread")
     noise = np.broadcast_to(noise, seen.shape)
     total = float(seen.var(ddof=1))
     if total == 0:
@@ -57,10 +64,10 @@ def choice_variance(
     shrink = np.sqrt(max(0.0, 1.0 - float((noise**2).mean()) / total))
     worth = seen.mean() + shrink * (seen - seen.mean())
     rng = np.random.default_rng(seed)
-    which = np.tile(np.arange(len(seen)), (num, 1))
-    pool = np.flatnonzero(again)
+    tried, noises = np.tile(worth, (num, 1)), np.tile(noise, (num, 1))
     if len(pool):
-        which[:, pool] = rng.choice(pool, (num, len(pool)))
-    tried = worth[which]
-    best = (tried + noise[which] * rng.normal(size=tried.shape)).argmax(1)
+        # resampling the few that were drawn would understate how far the best of fresh ones varies
+        spread = worth[pool].std(ddof=1)
+        tried[:, pool] = worth[pool].mean() + spread * rng.normal(size=(num, len(pool)))
+    best = (tried + noises * rng.normal(size=tried.shape)).argmax(1)
     return float(tried[np.arange(num), best].var(ddof=1))

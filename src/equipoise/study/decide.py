@@ -10,17 +10,17 @@ from equipoise.study.estimate import Estimate
 MARGIN = 0.002
 """AUCs this near are called equal: one standard deviation over seeds of plain training on KuaiRand's clicks (docs/results.md)."""
 MIN_POSITIVES = 200
-"""A task with fewer test positives is printed grey and enters no count: its AUC alone has a standard error of .01 to .02, five margins and more."""
+"""Tasks with fewer test positives are printed grey and enter no count: their AUC alone has a standard error of .01 to .02."""
 MIN_GROUPS = 500
-"""GAUC over fewer groups with both classes is printed grey: a group's AUC spreads by about .3, so GAUC's standard error is above .01."""
+"""GAUC over fewer groups with both classes is grey: a group's AUC spreads by about .3, so GAUC has a standard error above .01."""
 
 VERDICTS = ("win", "loss", "tie", "undecided")
 
 
 def holm(p_values: ArrayLike) -> list[float]:
-    """Return Holm's adjusted p-values, in the order given: reject those below alpha and the chance of any false rejection is below alpha.
+    """Return Holm's adjusted p-values, in the order given.
 
-    Sorted upwards, the k-th of m is max over j <= k of min(1, (m - j + 1) p_j), whatever the dependence.
+    Reject those below alpha, and the chance of any false rejection is at most alpha. Sorted upwards, the k-th of m is max over j <= k of min(1, (m - j + 1) p_j), whatever the dependence.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])   # 3 * .01, then 2 * .03, then max(.06, 1 * .04)

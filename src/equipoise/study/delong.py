@@ -48,7 +48,8 @@ def placements(labels: ArrayLike, scores: ArrayLike) -> Placements:
         ValueError: shapes do not fit, a label is not 0 or 1, a score is NaN, or one class is missing.
 
     Source: DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988, equation 2 and below; by ranks as in Sun and Xu, IEEE Signal
-    Processing Letters 21, 2014. The mean over seeds is ours: DeLong's estimator is linear in the placement values up to its variance.
+    Processing Letters 21, 2014. The mean over seeds is ours: DeLong's estimator is linear in the placement values up to its
+    variance.
     """
     y, s = binary_rows(labels, scores)
     if y.all() or not y.any():
@@ -125,7 +126,8 @@ def delong(labels: ArrayLike, a: Placements, b: Placements) -> tuple[float, floa
 def task_covariance(influences: Sequence[Array], groups: ArrayLike | None = None) -> Array:
     """Return [T, T] the covariance over test rows of T tasks' AUCs or differences, by the products of their influences.
 
-    The tasks share rows, not classes: a row may be a positive of one and a negative of the other. The diagonal is DeLong's variance.
+    The tasks share rows, not classes: a row may be a positive of one and a negative of the other. On the diagonal is DeLong's
+    variance.
     With groups, whole groups are the sample: influences are summed within a group first.
 
     Args:
@@ -135,12 +137,13 @@ def task_covariance(influences: Sequence[Array], groups: ArrayLike | None = None
     Raises:
         ValueError: lengths differ.
 
-    Source: DeLong et al. 1988, equations 4-6, for one label; by influence functions for several; for groups Obuchowski, Biometrics 53,
-    1997, without its factor G / (G - 1).
+    Source: DeLong et al. 1988, equations 4-6, for one label; by influence functions for several; for groups Obuchowski,
+    Biometrics 53, 1997, without its factor G / (G - 1).
     """
     if not len(influences) or len({len(each) for each in influences}) != 1:
         raise ValueError(
-            f"influences must be over the same rows, got lengths {[len(each) for each in influences]}; put 0 where a label is missing"
+            f"influences must be over the same rows, got lengths {[len(each) for each in influences]}; "
+            "put 0 where a label is missing"
         )
     rows = np.asarray(influences, np.float64)
     if groups is not None:

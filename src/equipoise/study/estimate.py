@@ -54,16 +54,17 @@ def estimate(
         df = (S - 1) SE^2 / (s^2 / S):   1/df = c / (S - 1) + (1 - c) / infinity, c = (s^2 / S) / SE^2.
 
     V_test counts as known, which is an infinity of degrees of freedom; the reciprocals are weighted by the shares of variance.
-    Welch and Satterthwaite weight by the squares of the shares, which is right for many degrees of freedom; here c itself is estimated from
-    S - 1, is too small just when s is, and their interval covers .942 instead of .95 at 5 seeds (and rejects 2.2 times
-    too often at alpha .005, which Holm asks for). With c the interval covers .950 to .960 from 5 seeds on, and from 10
-    seeds on the error stays below 1.02 alpha down to alpha = .001 (exact integrals, docs/protocol.md). With V_test = 0 it is the one-sample t test,
-    with s = 0 the z test.
+    Welch and Satterthwaite weight by the squares of the shares, which is right for many degrees of freedom; here c itself
+    is estimated from S - 1, is too small just when s is, and their interval covers .942 instead of .95 at 5 seeds (and
+    rejects 2.2 times too often at alpha .005, which Holm asks for). With c the interval covers .950 to .960 from 5 seeds
+    on, and from 10 seeds on the error stays below 1.02 alpha down to alpha = .001 (exact integrals, docs/protocol.md). With
+    V_test = 0 it is the one-sample t test, with s = 0 the z test.
 
-    With `tuning_variance` 0 the estimate is of the difference between the two settings that were chosen. With that of `choice_variance`, added
-    over both sides, it is of the difference between the two searches; it counts as known, too.
+    With `tuning_variance` 0 the estimate is of the difference between the two settings that were chosen. With that of
+    `choice_variance`, added over both sides, it is of the difference between the two searches; it counts as known, too.
 
-    Seeds and rows both hold the interaction of seeds and rows, which is thus counted twice: a little too wide, never too narrow.
+    Seeds and rows both hold the interaction of seeds and rows, which is thus counted twice: the interval is a little
+    too wide for it.
 
     Args:
         differences: [S] metric(method) - metric(reference) seed by seed on the same test rows, the same seed list for both.
@@ -76,7 +77,8 @@ def estimate(
         (0.002, 0.001155, 'test rows', 8.0)
 
     Raises:
-        ValueError: fewer than two seeds, a value that is not finite, a negative variance, or a difference other than 0 of which nothing varies.
+        ValueError: fewer than two seeds, a value that is not finite, a negative variance, or a difference other than 0 of
+            which nothing varies.
     """
     d = np.asarray(differences, np.float64)
     if d.ndim != 1 or len(d) < 2:
@@ -98,7 +100,8 @@ def estimate(
     parts = {"test rows": test_variance, "seeds": seeds, "tuning": tuning_variance}
     if se == 0 and mean != 0:
         raise ValueError(
-            f"differences are all {mean:g} and test_variance is 0: nothing tells how sure that is; give the variance of the test sample"
+            f"differences are all {mean:g} and test_variance is 0: nothing tells how sure that is; "
+            "give the variance of the test sample"
         )
     df = (num - 1) * (se * se / seeds) if seeds > 0 else math.inf
     t = mean / se if se else 0.0
@@ -128,8 +131,8 @@ def mean_over_tasks(
 ) -> Estimate:
     """Return the estimate of the mean over tasks of the difference: the primary contrast.
 
-    Tasks of one run share seed and rows. Seeds: the mean over tasks is taken seed by seed, so that s holds their covariance. Test rows:
-    V_test = sum of the covariance matrix / T^2.
+    Tasks of one run share seed and rows. Seeds: the mean over tasks is taken seed by seed, so that s holds their
+    covariance. Test rows: V_test = sum of the covariance matrix / T^2.
 
     Args:
         differences: [T, S], a row a task. test_covariance: [T, T], of `task_covariance` (DeLong) or `replicate_covariance`

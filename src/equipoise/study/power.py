@@ -25,11 +25,13 @@ def power(
 ) -> float:
     """Return the chance that `estimate` finds a true difference significant with the right sign.
 
-    The mean is normal with variance seed_sd^2 / S + test_se^2, independent of s^2, which is chi-squared on S - 1; so the power is
-    one integral over s of a normal tail at the critical value that this s gives. No approximation besides V_test being known.
+    The mean is normal with variance seed_sd^2 / S + test_se^2, independent of s^2, which is chi-squared on S - 1; so the
+    power is one integral over s of a normal tail at the critical value that this s gives. No approximation besides V_test
+    being known.
 
     Args:
-        effect: the true difference; its sign does not matter. seed_sd: sd over seeds of the paired difference. num_seeds: S >= 2.
+        effect: the true difference; its sign does not matter. seed_sd: sd over seeds of the paired difference.
+            num_seeds: S >= 2.
         test_se: square root of V_test. alpha: two-sided.
         num_comparisons: m of Holm: alpha / m, Holm's first and hardest step, a lower bound for its power.
 
