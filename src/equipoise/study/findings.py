@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from equipoise.data.store import Split
 from equipoise.study.cells import Outcome
+from equipoise.study.choice import choice_variance
 from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, Runs, contrast
 from equipoise.study.decide import MIN_GROUPS, MIN_POSITIVES, decide, holm
@@ -54,15 +56,19 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         found = contrast(
             test, binary, _scores(comparison, side), _scores(comparison, sides[against]), num_resamples
         )
+        luck = _luck(comparison, side) + _luck(comparison, sides[against])
         for name, members in {"mean": of_mean, **{t: [t] for t in binary}}.items():
             if members:
-                estimates[at, name] = estimate(*found.of(members))
+                estimates[at, name] = estimate(
+                    *found.of(members), tuning_variance=luck if name == "mean" else 0.0
+                )
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
     versus = None
     if other is not None and of_mean and not sides[main]["failed"]:
         a, b = _scores(comparison, sides[main]), _scores(comparison, sides[other])
-        versus = estimate(*contrast(test, of_mean, a, b, num_resamples).of(of_mean))
+        luck = _luck(comparison, sides[main]) + _luck(comparison, sides[other])
+        versus = estimate(*contrast(test, of_mean, a, b, num_resamples).of(of_mean), tuning_variance=luck)
     adjusted = _adjust(estimates, sides, main, tasks, versus)
     for (at, name), value in estimates.items():
         sides[at]["contrasts"][name] = _contrast(value, adjusted[at, name], plan.margin)
@@ -189,6 +195,26 @@ def _scores(comparison: Comparison, side: dict[str, Any]) -> Runs:
     return seeds
 
 
+def _luck(comparison: Comparison, side: dict[str, Any]) -> float:
+    """Return the variance of what a side's search finds, from search to search, of its mean over tasks; see `choice_variance`.
+
+    The settings are the learning rates, scored by the mean of the tuning seeds, and the candidates, scored by one; the noise is the
+    spread of the final seeds on validation. A search again would try the same settings: its draw hangs on the method's name.
+    """
+    units, total = side["units"], 0.0
+    for unit in units:
+        tuned = comparison.tuned[unit]
+        sd = statistics.stdev(o.value for o in comparison.runs[unit])
+        scores = [*tuned.tried.values(), *(value for _, value in tuned.others[1:])]
+        noise = [sd / len(comparison.plan.tuning_seeds) ** 0.5] * len(tuned.tried) + [sd] * len(
+            tuned.others[1:]
+        )
+        kept = [(v, n) for v, n in zip(scores, noise, strict=True) if math.isfinite(v)]
+        if len(kept) > 1:
+            total += choice_variance(*map(list, zip(*kept, strict=True)), seed=0)
+    return total / len(units) ** 2
+
+
 def _best_other(comparison: Comparison, sides: list[dict[str, Any]], main: int) -> int | None:
     """Return the secondary method of the primary's model with the best validation value in the final runs."""
     plan = comparison.plan
@@ -234,6 +260,7 @@ def _contrast(found: Estimate, adjusted: float, margin: float) -> dict[str, Any]
         "se": found.se,
         "seed_se": found.seed_part,
         "test_se": found.test_part,
+        "tuning_se": found.tuning_part,
         "larger": found.larger,
         "p": found.p_value,
         "adjusted": adjusted,

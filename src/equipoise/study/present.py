@@ -60,16 +60,16 @@ def verdict(findings: dict[str, Any]) -> list[str]:
 
 def limit(contrast: dict[str, Any], tasks: dict[str, Any], seeds: list[int]) -> str:
     """Return what makes a contrast's interval as wide as it is, and what would help."""
+    parts = (
+        f"standard errors: {contrast['seed_se']:.4f} of {len(seeds)} seeds, {contrast['test_se']:.4f} of the test rows, "
+        f"{contrast['tuning_se']:.4f} of luck in tuning"
+    )
     if contrast["larger"] == "test rows":
         fewest = min((t["positives"], name) for name, t in tasks.items() if t["positives"] is not None)
-        return (
-            f"Its error is mostly that of the test rows ({contrast['test_se']:.4f} against {contrast['seed_se']:.4f} of the seeds): "
-            f"more seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]})."
-        )
-    return (
-        f"Its error is mostly that of {len(seeds)} seeds ({contrast['seed_se']:.4f} against {contrast['test_se']:.4f} of the test rows): "
-        "more seeds would help."
-    )
+        return f"More seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]}): {parts}."
+    if contrast["larger"] == "tuning":
+        return f"What helps most is to tune with more seeds a setting: {parts}."
+    return f"More seeds would help: {parts}."
 
 
 def columns(findings: dict[str, Any], brief: bool = False) -> tuple[list[str], Cells]:
@@ -153,6 +153,7 @@ def contrasts(findings: dict[str, Any]) -> tuple[list[str], Cells]:
         "95 % interval",
         "seed part",
         "test part",
+        "tuning part",
         "p (Holm)",
         "decision",
     ]
@@ -169,6 +170,7 @@ def contrasts(findings: dict[str, Any]) -> tuple[list[str], Cells]:
                     _interval(c),
                     f"{c['seed_se']:.4f}",
                     f"{c['test_se']:.4f}",
+                    f"{c['tuning_se']:.4f}",
                     f"{c['adjusted']:.3f}",
                     c["decision"],
                 ]
