@@ -45,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": train.resume,
     "evaluate": train.evaluate,
     "compare": study.compare,
+    "diagnose": study.diagnose,
     "tune": study.tune,
     "toy": study.toy,
     "simulate": data.simulate,

@@ -1,4 +1,4 @@
-"""`equipoise compare`, `tune`, `toy`."""
+"""`equipoise compare`, `diagnose`, `tune`, `toy`."""
 
 from __future__ import annotations
 
@@ -194,6 +194,71 @@ def tune(
     print_table(title, *tune_page.table(found))
     for trial in tune_page.chosen(found):
         typer.echo(command(trial, data))
+    typer.echo(f"report: {report}")
+
+
+@reported
+def diagnose(
+    data: Annotated[str, typer.Argument(help="A prepared log.")],
+    model: Annotated[str, typer.Option(help="See `equipoise models`.")] = "mmoe",
+    tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Default all: click,purchase.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A model option: num_experts=4.")] = None,
+    lr: Annotated[float, typer.Option(help="Of Adam.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Of the run that is looked at.")] = 2,
+    batch_size: Annotated[int | None, typer.Option(help="Default 2048, less for small logs.")] = None,
+    max_rows: Annotated[int | None, typer.Option(help="Training rows read at most.")] = None,
+    probes: Annotated[int, typer.Option(help="Steps that are looked at.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of model and batches.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    out: Annotated[str, typer.Option(help="Folder of report.html and diagnosis.json.")] = "diagnosis",
+    json: AsJson = False,
+) -> None:
+    """Show whether tasks conflict, where, and how far an optimizer's step strays from a balanced gradient."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from equipoise.config import TrainConfig
+    from equipoise.data.store import Log
+    from equipoise.models import check
+    from equipoise.presets import sort_options
+    from equipoise.study import diagnose_page
+    from equipoise.study.advice import advice
+    from equipoise.study.diagnose import diagnose as look
+
+    chosen = {
+        "model": model,
+        "lr": lr,
+        "epochs": epochs,
+        "seed": seed,
+        "device": device,
+        "set": parse_set(set_ or []),
+    }
+    more = {"batch_size": batch_size, "max_rows": max_rows}
+    config = TrainConfig.read(
+        {**chosen, **{name: value for name, value in more.items() if value is not None}}
+    )
+    from equipoise.models import options
+
+    check(config.model, sort_options(config.set, "equal", options(config.model))["model"])
+    log = Log.open(data)
+    if names := _names(tasks):
+        log = log.only(names)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("steps", total=None)
+        found = look(
+            log,
+            config,
+            num_probes=probes,
+            tell=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    report = diagnose_page.write(found, f"{Path(data).name}: do the tasks conflict?", Path(out))
+    if json:
+        print_json({**diagnose_page.content(found), "report": str(report)})
+        return
+    for title, head, rows in diagnose_page.tables(found):
+        print_table(title, head, rows)
+    for line in advice(found):
+        typer.echo(line)
     typer.echo(f"report: {report}")
 
 
