@@ -1,0 +1,61 @@
+"""What publishers document of their data sets, against what came: reported, never assumed, and no reason to refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LISTS = ("md5.txt", "MD5SUMS", "md5sum.txt")
+SUM = re.compile(r"^\s*([0-9a-fA-F]{32})\s+\*?(\S+)\s*$|^\s*(\S+)\s+([0-9a-fA-F]{32})\s*$")
+
+
+class Report:
+    """Lines on what agrees with the publisher's figures, and suspects where something does not.
+
+    Attributes:
+        lines: one a figure, "train rows: 199,523 as documented". suspects: the figures that differ.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: list[str] = []
+        self.suspects: list[str] = []
+
+    def count(self, what: str, found: int, documented: int | None, *, rounded: bool = False) -> None:
+        """Compare a count; `rounded` when the publisher rounds it, within 2 % then. None: nothing is documented."""
+        if documented is None:
+            self.lines.append(f"{what}: {found:,}, {self.source} documents no number")
+        elif found == documented or (rounded and abs(found - documented) <= 0.02 * documented):
+            about = f"about {documented:,} " if rounded else ""
+            self.lines.append(f"{what}: {found:,}, {about}as {self.source} documents")
+        else:
+            line = f"{what}: {found:,}, {self.source} documents {documented:,}; a sample or another release?"
+            self.lines.append(line)
+            self.suspects.append(line)
+
+    def checksums(self, folder: Path, known: Mapping[str, str]) -> None:
+        """Compare the MD5 of published archives that lie in a folder, by `known` {file: md5} and by lists such as md5.txt."""
+        sums = {name: digest.lower() for name, digest in known.items()}
+        for listing in (folder / name for name in LISTS):
+            if listing.is_file():
+                for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+                    if match := SUM.match(line):
+                        digest, name, other, after = match.groups()
+                        sums[Path(name or other).name] = (digest or after).lower()
+        for name, digest in sums.items():
+            if (file := folder / name).is_file():
+                with file.open("rb") as content:
+                    found = hashlib.file_digest(content, "md5").hexdigest()
+                if found == digest:
+                    self.lines.append(f"{name}: MD5 {found} as {self.source} documents")
+                else:
+                    line = f"{name}: MD5 {found}, {self.source} documents {digest}; load it again"
+                    self.lines.append(line)
+                    self.suspects.append(line)
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the manifest's notes hold: {"published": lines, "suspects": lines}."""
+        return {"published": self.lines, "suspects": self.suspects}
