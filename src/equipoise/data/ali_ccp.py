@@ -69,7 +69,7 @@ def prepare(
         parts["train"], parts["valid"] = (
             spill(whole.filter(rows), room / name) for name, rows in (("kept", ~test), ("held", test))
         )
-        report.checksums(folder, {})
+        report.listed(folder)
         notes = {"files": names, "seed": seed, "history": history}
         return write_log(out, parts, schema(history), overwrite=overwrite, notes=notes | report.notes())
 

@@ -73,7 +73,7 @@ def prepare(
                 for p in parts.values()
             )
             report.count(what, found, size[at], rounded=True)
-        report.checksums(folder, {})
+        report.listed(folder)
         notes = {"files": [f.name for f in _files(folder, chosen)], "country": chosen, "seed": seed}
         return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes())
 

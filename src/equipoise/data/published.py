@@ -37,24 +37,28 @@ class Report:
             self.suspects.append(line)
 
     def checksums(self, folder: Path, known: Mapping[str, str]) -> None:
-        """Compare the MD5 of published archives that lie in a folder, by `known` {file: md5} and by lists such as md5.txt."""
-        sums = {name: digest.lower() for name, digest in known.items()}
-        for listing in (folder / name for name in LISTS):
-            if listing.is_file():
-                for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-                    if match := SUM.match(line):
-                        digest, name, other, after = match.groups()
-                        sums[Path(name or other).name] = (digest or after).lower()
-        for name, digest in sums.items():
+        """Compare the MD5 of those published archives, {file: md5}, that lie in a folder."""
+        for name, digest in known.items():
             if (file := folder / name).is_file():
                 with file.open("rb") as content:
                     found = hashlib.file_digest(content, "md5").hexdigest()
-                if found == digest:
+                if found == digest.lower():
                     self.lines.append(f"{name}: MD5 {found} as {self.source} documents")
                 else:
                     line = f"{name}: MD5 {found}, {self.source} documents {digest}; load it again"
                     self.lines.append(line)
                     self.suspects.append(line)
+
+    def listed(self, folder: Path) -> None:
+        """Compare the files of a folder that a list of checksums in it names, such as the publisher's md5.txt."""
+        for listing in (folder / name for name in LISTS):
+            if listing.is_file():
+                lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+                found = [match.groups() for line in lines if (match := SUM.match(line))]
+                self.checksums(
+                    folder,
+                    {Path(name or other).name: digest or after for digest, name, other, after in found},
+                )
 
     def notes(self) -> dict[str, Any]:
         """Return what the manifest's notes hold: {"published": lines, "suspects": lines}."""

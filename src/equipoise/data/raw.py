@@ -129,7 +129,7 @@ def beside(out: str | Path, sources: Sequence[Path]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def spill(rows: pl.LazyFrame, file: Path, sources: Sequence[Text] = ()) -> pl.DataFrame:
+def spill(rows: pl.LazyFrame, file: Path, sources: Sequence[Text | Path] = ()) -> pl.DataFrame:
     """Write rows to an Arrow file as they are read, and return them as a table that maps the file.
 
     Its pages belong to the system's cache, so a table larger than memory does no harm. The file must stay as long as the
@@ -146,9 +146,12 @@ def spill(rows: pl.LazyFrame, file: Path, sources: Sequence[Text] = ()) -> pl.Da
                 errno.ENOSPC, f"the disk is full, {str(file.parent.parent)!r} needs more space"
             ) from error
         for source in sources:
-            source.explain()
-        names = ", ".join(repr(str(source.path)) for source in sources)
-        raise ValueError(f"raw {names} cannot be read: {str(error).splitlines()[0]}") from error
+            if isinstance(source, Text):
+                source.explain()
+        names = ", ".join(repr(str(s.path if isinstance(s, Text) else s)) for s in sources)
+        raise ValueError(
+            f"raw {names} cannot be read to its end, it may be cut off or damaged: {str(error).splitlines()[0]}"
+        ) from error
     table = pl.from_arrow(pa.ipc.open_file(pa.memory_map(str(file))).read_all(), rechunk=False)
     assert isinstance(table, pl.DataFrame)
     return table
