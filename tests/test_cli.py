@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from equipoise.cli import app
 from equipoise.cli.common import parse_set, print_json
-from equipoise.data import DATASETS
+from equipoise.data import DATASETS, tenrec
 
 SMALL = [f"--set={pair}" for pair in ("num_experts=2", "expert=[8]", "embedding_dim=4", "tower_sizes=[]")]
 
@@ -172,7 +172,9 @@ def test_schema_infer_prepare_and_inspect(table: Path, tmp_path: Path) -> None:
     assert stray.exit_code == 2 and "--label is not an option of census_income" in stray.stderr
 
 
-def test_prepare_names_every_dataset_and_says_what_it_checked(tmp_path: Path) -> None:
+def test_prepare_names_every_dataset_and_says_what_it_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = " ".join(run("prepare", "--help").stdout.split())
     for name in DATASETS:
         assert name in shown
@@ -198,6 +200,10 @@ def test_prepare_names_every_dataset_and_says_what_it_checked(tmp_path: Path) ->
     assert found.exit_code == 0, found.stderr
     assert "look at rows: 90, Tenrec documents 493,458,970" in found.stderr
     assert "look at split_by=row: a user's rows" in found.stderr
+    monkeypatch.setattr(tenrec, "ROWS", {"QK-video.csv": 90})
+    found = run("prepare", "tenrec", raw, tmp_path / "b", "--json")
+    assert "checked rows: 90, as Tenrec documents" in found.stderr
+    assert last_json(found)["notes"]["published"] == ["rows: 90, as Tenrec documents"]
     stray = run("prepare", "tenrec", raw, tmp_path / "b", "--history", "3")
     assert stray.exit_code == 2 and "--history is not an option of tenrec" in stray.stderr
     stray = run("prepare", "movielens", raw, tmp_path / "b", "--with-statistics")
