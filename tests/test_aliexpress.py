@@ -175,8 +175,11 @@ def test_what_is_published_is_reported(tmp_path: Path) -> None:
     assert not any("nl_item_train.zip" in line for line in suspects)
 
 
-def test_nothing_is_left_beside_the_log(tmp_path: Path) -> None:
+def test_nothing_is_left_beside_the_log_and_a_taken_place_is_said_first(tmp_path: Path) -> None:
     prepare("aliexpress", write(tmp_path / "raw", content()), tmp_path / "out" / "log")
+    (tmp_path / "raw" / "nl_item_train.csv").write_text("")
+    with pytest.raises(ValueError, match="log' must not exist yet"):
+        prepare("aliexpress", tmp_path / "raw", tmp_path / "out" / "log")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["log"]
 
 

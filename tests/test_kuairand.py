@@ -159,6 +159,15 @@ def test_parquet_and_the_published_folder_give_the_same_log(raw, tmp_path):
     assert values(logs[0], "test", "user_id") == values(logs[1], "test", "user_id")
 
 
+def test_a_tag_of_several_may_come_late(tmp_path):
+    content = tables()
+    videos = content["video_features_basic_pure"].with_columns(tag=pl.lit("7"))
+    many = pl.concat([videos, *[videos[4:]] * 10_995]).with_columns(video_id=pl.int_range(pl.len()))
+    late = pl.when(pl.col("video_id") == 10_999).then(pl.lit("1,2")).otherwise("tag")
+    raw = write(tmp_path / "raw", content | {"video_features_basic_pure": many.with_columns(tag=late)})
+    assert len(prepare("kuairand", raw, tmp_path / "log").split("train")) == 20
+
+
 def change(**tables_):
     return lambda content: {
         name: next((f(t) for prefix, f in tables_.items() if name.startswith(prefix)), t)

@@ -163,7 +163,7 @@ def prepare(
     if with_statistics:
         files["video_features_statistic"] = files_of(raw, "video_features_statistic")
     release = release_of([file for found in files.values() for file in found])
-    with beside(out, [file for found in files.values() for file in found]) as room:
+    with beside(out, [file for found in files.values() for file in found], overwrite) as room:
         log = read_log(files["log_standard"], tasks, history, room)
         users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
         videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])

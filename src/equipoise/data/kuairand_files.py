@@ -14,6 +14,7 @@ from equipoise.data.table import read_table
 from equipoise.names import nearest
 
 LOG_COLUMNS = ("user_id", "video_id", "date", "time_ms", "duration_ms", "tab")
+TEXT = ("tag", "upload_dt", "upload_type", "video_type")
 CONSUMED = ("is_click", "long_view")
 
 
@@ -52,7 +53,8 @@ def read_features(files: Sequence[Path], wanted: Sequence[str]) -> pl.DataFrame:
     """Return the wanted columns of all files of a kind as one table; ValueError if one lacks a column."""
     frames = []
     for path in files:
-        frame = read_table(path)
+        # a tag such as "12,65" may first come after thousands of single ones
+        frame = read_table(path, types=dict.fromkeys(TEXT, pl.String))
         if missing := [name for name in wanted if name not in frame.columns]:
             raise ValueError(
                 f"raw {str(path)!r} must have the column {missing[0]!r}, it has not{nearest(missing[0], frame.columns)}"

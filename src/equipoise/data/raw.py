@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.ipc
 
+from equipoise.data.write import check_place
 from equipoise.names import nearest
 
 LINE = "line"
@@ -110,12 +111,14 @@ def header_of(path: Path, wanted: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def beside(out: str | Path, sources: Sequence[Path]) -> Iterator[Path]:
+def beside(out: str | Path, sources: Sequence[Path], overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder next to `out`, which is removed with its contents.
 
     Raises:
+        ValueError: `out` is taken, said before hours of reading.
         OSError: the disk has less room than the sources, read, and the log will need (twice the sources' size).
     """
+    check_place(Path(out), overwrite)
     parent = Path(out).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     need, free = 2 * sum(source.stat().st_size for source in sources), shutil.disk_usage(parent).free

@@ -66,7 +66,7 @@ def prepare(
     names = header_of(files[0], list(types))
     text = Text(files[0], {n: types.get(n, pl.String) for n in names}, header=True, null="\\N")
     report = Report("Tenrec")
-    with beside(out, files) as room:
+    with beside(out, files, overwrite) as room:
         rows = spill(text.scan().select(LINE, *types), room / "rows", [text])
         for task in tasks:
             check_domain(rows, task, (0, 1), files[0])
