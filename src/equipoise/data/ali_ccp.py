@@ -60,7 +60,7 @@ def prepare(
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ValueError(f"raw {str(folder)!r} must hold {', '.join(names)}, {missing[0]} is missing")
     report = Report("Ali-CCP")
-    with beside(out, [folder / name for name in names], overwrite) as room:
+    with beside(out, [folder / name for name in names], overwrite, 10 if history else 3) as room:
         parts = {split: _read(folder, split, history, report, room) for split in ROWS}
         users = parts["train"].select("101").unique(maintain_order=True)
         held = hold_out(users, "101", 0.1, seed)[1]

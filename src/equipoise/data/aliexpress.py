@@ -60,7 +60,7 @@ def prepare(
     """
     folder = Path(raw)
     chosen = _country(folder, country)
-    with beside(out, _files(folder, chosen), overwrite) as room:
+    with beside(out, _files(folder, chosen), overwrite, 3) as room:
         read = _joined if chosen is None else _pairs
         train = read(folder, chosen or "", "train", seed, room)
         test = read(folder, chosen or "", "test", None, room)

@@ -162,8 +162,10 @@ def prepare(
     files = {p: files_of(raw, p) for p in ("log_standard", "user_features", "video_features_basic")}
     if with_statistics:
         files["video_features_statistic"] = files_of(raw, "video_features_statistic")
-    release = release_of([file for found in files.values() for file in found])
-    with beside(out, [file for found in files.values() for file in found], overwrite) as room:
+    sources = [file for found in files.values() for file in found]
+    release = release_of(sources)
+    times = 40 if any(file.suffix == ".parquet" for file in sources) else 8
+    with beside(out, sources, overwrite, times) as room:
         log = read_log(files["log_standard"], tasks, history, room)
         users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
         videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])

@@ -111,17 +111,21 @@ def header_of(path: Path, wanted: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def beside(out: str | Path, sources: Sequence[Path], overwrite: bool) -> Iterator[Path]:
+def beside(out: str | Path, sources: Sequence[Path], overwrite: bool, times: int) -> Iterator[Path]:
     """Yield an empty folder next to `out`, which is removed with its contents.
+
+    Args:
+        out: the log to come. sources: the raw files. overwrite: whether `out` may be a log already.
+        times: how many times the size of the raw files the rows and the log take, as measured.
 
     Raises:
         ValueError: `out` is taken, said before hours of reading.
-        OSError: the disk has less room than the sources, read, and the log will need (twice the sources' size).
+        OSError: the disk has less room than that.
     """
     check_place(Path(out), overwrite)
     parent = Path(out).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    need, free = 2 * sum(source.stat().st_size for source in sources), shutil.disk_usage(parent).free
+    need, free = times * sum(source.stat().st_size for source in sources), shutil.disk_usage(parent).free
     if free < need:
         raise OSError(
             errno.ENOSPC,

@@ -66,18 +66,25 @@ def prepare(
     names = header_of(files[0], list(types))
     text = Text(files[0], {n: types.get(n, pl.String) for n in names}, header=True, null="\\N")
     report = Report("Tenrec")
-    with beside(out, files, overwrite) as room:
+    with beside(out, files, overwrite, 8) as room:
         rows = spill(text.scan().select(LINE, *types), room / "rows", [text])
         for task in tasks:
             check_domain(rows, task, (0, 1), files[0])
         report.count("rows", rows.height, ROWS.get(files[0].name))
-        group = "user_id" if split_by == "user" else None
-        rest, test = hold_out(rows.drop(LINE), group, 0.1, seed)
-        train, valid = hold_out(rest, group, 1 / 9, seed + 1)
-        if group is None:
+        key = "user_id" if split_by == "user" else LINE
+        rest, test = hold_out(rows.select(key).unique(maintain_order=True), None, 0.1, seed)
+        keys = dict(zip(("train", "valid"), hold_out(rest, None, 1 / 9, seed + 1), strict=True)) | {
+            "test": test
+        }
+        parts = {
+            name: spill(
+                rows.lazy().filter(pl.col(key).is_in(part[key].implode(), nulls_equal=True)), room / name
+            )
+            for name, part in keys.items()
+        }
+        if split_by == "row":
             report.suspects.append(
                 "split_by=row: a user's rows lie in training and test, as in the published benchmark"
             )
         notes = {"files": [files[0].name], "seed": seed, "split_by": split_by}
-        parts = {"train": train, "valid": valid, "test": test}
         return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes())
