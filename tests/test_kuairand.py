@@ -181,7 +181,11 @@ def change(**tables_):
         (lambda c: {n: t for n, t in c.items() if "user" not in n}, {}, r"must hold user_features_\*"),
         (change(log=lambda t: t.drop("tab")), {}, "must have the column 'tab'"),
         (change(video=lambda t: t.rename({"music_type": "music_typ"})), {}, "did you mean 'music_typ'"),
-        (change(user=lambda t: t[:-1]), {}, "every user_id must have a row .* 1 have none, the first is 3"),
+        (
+            change(user=lambda t: t[:-1]),
+            {},
+            "every user_id must have a row .* 1 have none, the first is 3 in line 5 of ",
+        ),
         (change(video=lambda t: pl.concat([t, t[:1]])), {}, "video_id must have one row .* 0 has several"),
         (change(log=lambda t: t[:20]), {}, "must leave each split a day of 20220503 to 20220504"),
         (dict, {"test_date": 20220503}, "must leave each split a day"),
@@ -333,6 +337,18 @@ def test_damaged_logs_are_refused(raw, tmp_path, damage, message):
     with pytest.raises(ValueError, match=message):
         prepare("kuairand", raw, tmp_path / "log")
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_outside_their_domain_are_refused(tmp_path, suffix):
+    at = pl.int_range(pl.len()) == 6
+    table = log_table().with_columns(
+        is_like=pl.when(at).then(0.5).otherwise(pl.col("is_like").cast(pl.Float64))
+    )
+    raw = write(tmp_path / "raw", tables() | {"log_standard_4_22_to_5_08_pure": table}, suffix)
+    line = 8 if suffix == ".csv" else 7
+    with pytest.raises(ValueError, match=rf"hold 0 or 1 in column 'is_like', got 0\.5 in line {line}"):
+        prepare("kuairand", raw, tmp_path / "log")
 
 
 def test_damaged_parquet_and_options_are_refused(tmp_path):

@@ -169,8 +169,8 @@ def prepare(
         log = read_log(files["log_standard"], tasks, history, room)
         users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
         videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])
-        check_ids(log, users, "user_id")
-        check_ids(log, videos, "video_id")
+        check_ids(log, users, "user_id", files["log_standard"])
+        check_ids(log, videos, "video_id", files["log_standard"])
         report = Report("KuaiRand" + (f"-{release}" if release else ""))
         for what, found in (("rows", log), ("users", users), ("videos", videos)):
             report.count(what, found.height, RELEASES.get(release or "", {}).get(what))

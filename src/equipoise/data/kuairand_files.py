@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from equipoise.data.history import last_before
-from equipoise.data.raw import Text, header_of, spill
+from equipoise.data.raw import LINE, Text, header_of, spill
 from equipoise.data.table import read_table
 from equipoise.names import nearest
 
@@ -19,26 +19,40 @@ CONSUMED = ("is_click", "long_view")
 
 
 def read_log(files: Sequence[Path], tasks: Sequence[str], history: int, room: Path) -> pl.DataFrame:
-    """Return the wanted columns of all log files on disk, a hash of each whole row, and the history where asked for."""
+    """Return the wanted columns of all log files on disk, a hash of each whole row, and the history where asked for.
+
+    `file` is a row's place in `files`, `line` its line there, or its row in a Parquet file, from 1.
+
+    Raises:
+        ValueError: a missing column, a ragged line, a word for a number, a missing id or time, a label that is not 0 or 1.
+    """
     wanted = dict.fromkeys([*LOG_COLUMNS, *tasks, *(("play_time_ms", *CONSUMED) if history else ())])
-    types = {name: pl.Float64 if name == "duration_ms" else pl.Int64 for name in wanted}
+    floats = ("duration_ms", *tasks)  # labels, so that a Parquet file's .5 is not cut to 0
+    types = {name: pl.Float64 if name in floats else pl.Int64 for name in wanted}
     sources: list[Text | Path] = []
     parts = []
-    for file in files:
+    for at, file in enumerate(files):
         if file.suffix == ".csv":
             names = header_of(file, list(wanted))
             text = Text(file, {name: types.get(name, pl.String) for name in names}, header=True)
             sources.append(text)
-            part = text.scan().select(names)
+            part = text.scan()
         else:
-            part = _scan_parquet(file, list(wanted))
+            part = _scan_parquet(file, list(wanted)).with_row_index(LINE, 1)
             sources.append(file)
-        hashed = pl.struct(pl.all()).hash().alias("row_hash")
-        parts.append(part.select(*(pl.col(n).cast(types[n]) for n in wanted), hashed))
+        hashed = pl.struct(pl.exclude(LINE)).hash().alias("row_hash")
+        place = pl.lit(at, pl.Int32).alias("file")
+        parts.append(part.select(*(pl.col(n).cast(types[n]) for n in wanted), hashed, LINE, place))
     log = spill(pl.concat(parts), room / "log", sources)
     for name in ("user_id", "video_id", "date", "time_ms"):
         if missing := log[name].null_count():
             raise ValueError(f"{name} must be known in every row of the logs, it is missing in {missing}")
+    for task in tasks:
+        if (strange := log.lazy().filter(~pl.col(task).is_in([0.0, 1.0])).head(1).collect()).height:
+            row = strange.row(0, named=True)
+            raise ValueError(
+                f"raw {str(files[row['file']])!r} must hold 0 or 1 in column {task!r}, got {row[task]:g} in line {row[LINE]}"
+            )
     if not history:
         return log
     end = log["time_ms"] + log["play_time_ms"].clip(0, None).fill_null(0)
@@ -90,12 +104,13 @@ def release_of(files: Sequence[Path]) -> str | None:
     return next(iter(found), None)
 
 
-def check_ids(log: pl.DataFrame, table: pl.DataFrame, key: str) -> None:
+def check_ids(log: pl.DataFrame, table: pl.DataFrame, key: str, files: Sequence[Path]) -> None:
     """Raise ValueError unless every id of the log has exactly one row in its feature table."""
     if lost := log.select(key).unique().join(table, on=key, how="anti")[key].sort().to_list():
+        row = log.lazy().filter(pl.col(key) == lost[0]).head(1).collect().row(0, named=True)
         raise ValueError(
-            f"every {key} must have a row in its feature table, {len(lost)} have none, the first is {lost[0]}; are all "
-            "files of one release in the folder?"
+            f"every {key} must have a row in its feature table, {len(lost)} have none, the first is {lost[0]} in line "
+            f"{row[LINE]} of {str(files[row['file']])!r}; are all files of one release in the folder?"
         )
     if (twice := table.filter(pl.col(key).is_duplicated())).height:
         raise ValueError(f"{key} must have one row in its feature table, {twice[key][0]} has several")
