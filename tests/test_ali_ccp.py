@@ -112,7 +112,10 @@ def test_what_is_published_is_reported(tmp_path: Path) -> None:
     files["sample_skeleton_test"][3][4] = "99"
     files["sample_skeleton_train"][1][1:3] = ["0", "1"]
     notes = prepare("ali_ccp", write(tmp_path / "raw", files), tmp_path / "log").manifest["notes"]
-    assert "train rows: 80, Ali-CCP documents 42,300,135; a sample or another release?" in notes["suspects"]
+    assert (
+        "train rows: 80, public code for Ali-CCP documents 42,300,135; a sample or another release?"
+        in notes["suspects"]
+    )
     assert (
         "sample_skeleton_test.csv: 1 lines declare another number of features than they hold"
         in notes["suspects"]

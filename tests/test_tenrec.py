@@ -79,7 +79,10 @@ def test_the_published_split_is_by_row_and_says_so(tmp_path: Path) -> None:
     assert "hist_1" not in {f.name for f in log.schema.features} and log.schema.tasks == ["click", "like"]
     notes = log.manifest["notes"]
     assert any("a user's rows lie in training and test" in line for line in notes["suspects"])
-    assert "rows: 150, Tenrec documents 120,342,306; a sample or another release?" in notes["published"]
+    assert (
+        "rows: 150, public code for Tenrec documents 120,342,306; a sample or another release?"
+        in notes["published"]
+    )
 
 
 @pytest.mark.parametrize(

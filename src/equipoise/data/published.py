@@ -24,15 +24,21 @@ class Report:
         self.lines: list[str] = []
         self.suspects: list[str] = []
 
-    def count(self, what: str, found: int, documented: int | None, *, rounded: bool = False) -> None:
-        """Compare a count; `rounded` when the publisher rounds it, within 2 % then. None: nothing is documented."""
+    def count(
+        self, what: str, found: int, documented: int | None, *, rounded: bool = False, by: str | None = None
+    ) -> None:
+        """Compare a count; `rounded` when the publisher rounds it, within 2 % then. None: nothing is documented.
+
+        `by` is who documents it, if not the publisher.
+        """
+        source = by or self.source
         if documented is None:
-            self.lines.append(f"{what}: {found:,}, {self.source} documents no number")
+            self.lines.append(f"{what}: {found:,}, {source} documents no number")
         elif found == documented or (rounded and abs(found - documented) <= 0.02 * documented):
             about = f"about {documented:,} " if rounded else ""
-            self.lines.append(f"{what}: {found:,}, {about}as {self.source} documents")
+            self.lines.append(f"{what}: {found:,}, {about}as {source} documents")
         else:
-            line = f"{what}: {found:,}, {self.source} documents {documented:,}; a sample or another release?"
+            line = f"{what}: {found:,}, {source} documents {documented:,}; a sample or another release?"
             self.lines.append(line)
             self.suspects.append(line)
 
