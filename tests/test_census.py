@@ -68,6 +68,10 @@ def test_both_files_keep_the_published_test_split(tmp_path, suffix):
     assert len(log.split("test")) == 30
     assert len(log.split("train")) + len(log.split("valid")) == 60
     assert positives(log, "test") == {"income": 6, "never_married": 10}
+    assert log.manifest["notes"]["published"] == [
+        f"census-income.data{suffix} rows: 60, UCI documents 199,523; a sample or another release?",
+        f"census-income.test{suffix} rows: 30, UCI documents 99,762; a sample or another release?",
+    ]
 
 
 def test_one_file_is_cut_60_10_30_by_seed(tmp_path):
@@ -128,6 +132,7 @@ def test_other_folders_are_refused(tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real file is not here (set EQUIPOISE_DATA)")
 def test_published_test_file(tmp_path):
     log = prepare("census_income", REAL, tmp_path / "log")
+    assert log.manifest["notes"]["published"] == ["census-income.test.parquet rows: 99,762, as UCI documents"]
     assert [len(log.split(name)) for name in ("train", "valid", "test")] == [59858, 9976, 29928]
     rates = {
         t: np.concatenate([s.labels(t)[0] for s in log.splits.values()]).mean() for t in log.schema.tasks

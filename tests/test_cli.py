@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from equipoise.cli import app
 from equipoise.cli.common import parse_set, print_json
+from equipoise.data import DATASETS, tenrec
 
 SMALL = [f"--set={pair}" for pair in ("num_experts=2", "expert=[8]", "embedding_dim=4", "tower_sizes=[]")]
 
@@ -169,6 +170,45 @@ def test_schema_infer_prepare_and_inspect(table: Path, tmp_path: Path) -> None:
     assert "kind" in run("inspect", out).stdout
     stray = run("prepare", "census_income", table, tmp_path / "c", "--label", "click")
     assert stray.exit_code == 2 and "--label is not an option of census_income" in stray.stderr
+
+
+def test_prepare_names_every_dataset_and_says_what_it_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = " ".join(run("prepare", "--help").stdout.split())
+    for name in DATASETS:
+        assert name in shown
+    for name in ("--country", "--history", "--with-statistics", "--split-by"):
+        assert name in shown
+    raw, header = (
+        tmp_path / "QK-video.csv",
+        "user_id,item_id,click,follow,like,share,video_category,gender,age",
+    )
+    raw.write_text("\n".join([header, *(f"{i // 3},{i % 5},{i % 2},0,0,0,1,{i % 3},1" for i in range(90))]))
+    found = run(
+        "prepare",
+        "tenrec",
+        raw,
+        tmp_path / "log",
+        "--split-by",
+        "row",
+        "--tasks",
+        "click,like",
+        "--seed",
+        "2",
+    )
+    assert found.exit_code == 0, found.stderr
+    assert "look at rows: 90, Tenrec documents 493,458,970" in found.stderr
+    assert "look at split_by=row: a user's rows" in found.stderr
+    monkeypatch.setattr(tenrec, "ROWS", {"QK-video.csv": 90})
+    found = run("prepare", "tenrec", raw, tmp_path / "b", "--json")
+    assert "checked rows: 90, as Tenrec documents" in found.stderr
+    assert last_json(found)["notes"]["published"] == ["rows: 90, as Tenrec documents"]
+    stray = run("prepare", "tenrec", raw, tmp_path / "b", "--history", "3")
+    assert stray.exit_code == 2 and "--history is not an option of tenrec" in stray.stderr
+    stray = run("prepare", "movielens", raw, tmp_path / "b", "--with-statistics")
+    assert stray.exit_code == 2 and "--with-statistics is not an option of movielens" in stray.stderr
+    assert "did you mean 'aliexpress'" in run("prepare", "ali_express", raw).stderr
 
 
 def test_models_methods_and_doctor() -> None:

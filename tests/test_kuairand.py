@@ -159,6 +159,15 @@ def test_parquet_and_the_published_folder_give_the_same_log(raw, tmp_path):
     assert values(logs[0], "test", "user_id") == values(logs[1], "test", "user_id")
 
 
+def test_a_tag_of_several_may_come_late(tmp_path):
+    content = tables()
+    videos = content["video_features_basic_pure"].with_columns(tag=pl.lit("7"))
+    many = pl.concat([videos, *[videos[4:]] * 10_995]).with_columns(video_id=pl.int_range(pl.len()))
+    late = pl.when(pl.col("video_id") == 10_999).then(pl.lit("1,2")).otherwise("tag")
+    raw = write(tmp_path / "raw", content | {"video_features_basic_pure": many.with_columns(tag=late)})
+    assert len(prepare("kuairand", raw, tmp_path / "log").split("train")) == 20
+
+
 def change(**tables_):
     return lambda content: {
         name: next((f(t) for prefix, f in tables_.items() if name.startswith(prefix)), t)
@@ -172,7 +181,11 @@ def change(**tables_):
         (lambda c: {n: t for n, t in c.items() if "user" not in n}, {}, r"must hold user_features_\*"),
         (change(log=lambda t: t.drop("tab")), {}, "must have the column 'tab'"),
         (change(video=lambda t: t.rename({"music_type": "music_typ"})), {}, "did you mean 'music_typ'"),
-        (change(user=lambda t: t[:-1]), {}, "every user_id must have a row .* 1 have none, the first is 3"),
+        (
+            change(user=lambda t: t[:-1]),
+            {},
+            "every user_id must have a row .* 1 have none, the first is 3 in line 5 of ",
+        ),
         (change(video=lambda t: pl.concat([t, t[:1]])), {}, "video_id must have one row .* 0 has several"),
         (change(log=lambda t: t[:20]), {}, "must leave each split a day of 20220503 to 20220504"),
         (dict, {"test_date": 20220503}, "must leave each split a day"),
@@ -192,7 +205,162 @@ def test_bad_input_is_refused(tmp_path, damage, options, message):
 def test_unknown_dataset_is_refused(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'kuairand'"):
         prepare("kuairan", tmp_path, tmp_path / "log")
-    assert set(DATASETS) == {"kuairand", "census_income", "table"}
+    assert list(DATASETS) == [
+        "aliexpress",
+        "ali_ccp",
+        "kuairand",
+        "census_income",
+        "tenrec",
+        "movielens",
+        "table",
+    ]
+
+
+def renamed(content: dict[str, pl.DataFrame], release: str) -> dict[str, pl.DataFrame]:
+    return {name.replace("_pure", f"_{release}"): table for name, table in content.items()}
+
+
+def test_logs_and_tables_in_parts_are_read_as_one(raw, tmp_path):
+    content = renamed(tables(), "27k")
+    log = content.pop("log_standard_4_22_to_5_08_27k")
+    parts = {f"log_standard_4_22_to_5_08_27k_part{k + 1}": log[20 * k : 20 * k + 20] for k in range(2)}
+    parts |= {"log_random_4_22_to_5_08_27k": log[:5]}
+    write(tmp_path / "27k", content | parts)
+    found = prepare("kuairand", tmp_path / "27k", tmp_path / "b")
+    assert found.fingerprint == prepare("kuairand", raw, tmp_path / "a").fingerprint
+    assert (
+        "rows: 40, KuaiRand-27k documents 322,278,385; a sample or another release?"
+        in (found.manifest["notes"]["published"])
+    )
+    assert found.manifest["notes"]["duplicates"] == 1
+
+
+def test_csv_and_parquet_may_be_mixed(raw, tmp_path):
+    table = log_table()
+    mixed = write(tmp_path / "mixed", {name: t for name, t in tables().items() if "log" not in name})
+    table[:20].write_csv(mixed / "log_standard_4_08_to_4_21_pure.csv")
+    table[20:].write_parquet(mixed / "log_standard_4_22_to_5_08_pure.parquet")
+    assert (
+        prepare("kuairand", mixed, tmp_path / "b").fingerprint
+        == prepare("kuairand", raw, tmp_path / "a").fingerprint
+    )
+
+
+def test_two_releases_are_not_mixed(tmp_path):
+    write(tmp_path / "raw", tables() | renamed(tables(), "1k"))
+    with pytest.raises(ValueError, match=r"files of one release, found .*_1k\.csv and .*_pure\.csv"):
+        prepare("kuairand", tmp_path / "raw", tmp_path / "log")
+
+
+def test_history_is_what_was_consumed_before(raw, tmp_path):
+    log = prepare("kuairand", raw, tmp_path / "log", history=3)
+    table = log_table()
+    ended = (table["time_ms"] + table["play_time_ms"]).to_list()
+    known = dict(enumerate(pl.read_parquet(log.path / "vocabulary" / "history.parquet")["value"], 1))
+    batch = rows(log, "test")
+    values, offsets = batch.multi["history"].values.tolist(), batch.multi["history"].offsets.tolist()
+    for at, now in enumerate(range(30, 40)):
+        row = table.row(now, named=True)
+        seen = sorted(
+            {
+                (ended[k], table["video_id"][k])
+                for k in range(40)
+                if table["user_id"][k] == row["user_id"]
+                and (table["is_click"][k] or table["long_view"][k])
+                and ended[k] < row["time_ms"]
+            }
+        )[-3:]
+        vocabulary = [str(v) if str(v) in known.values() else None for _, v in seen]
+        assert [known.get(v) for v in values[offsets[at] : offsets[at + 1]]] == vocabulary
+    assert sum(v > 0 for v in values) >= 6
+    assert log.schema.multi[-1].name == "history" and log.manifest["notes"]["history"] == 3
+    assert "history" not in {f.name for f in prepare("kuairand", raw, tmp_path / "plain").schema.features}
+
+
+def test_history_does_not_see_the_future(raw, tmp_path):
+    table = log_table()
+    late = table.with_columns(
+        is_click=pl.when(pl.col("date") == DAYS[3]).then(1 - pl.col("is_click")).otherwise("is_click"),
+        long_view=pl.when(pl.col("date") == DAYS[3]).then(1 - pl.col("long_view")).otherwise("long_view"),
+        play_time_ms=pl.when(pl.col("date") == DAYS[3]).then(1).otherwise("play_time_ms"),
+    )
+    changed = write(tmp_path / "changed", tables() | {"log_standard_4_22_to_5_08_pure": late})
+    logs = [prepare("kuairand", f, tmp_path / f"{f.name}.log", history=4) for f in (raw, changed)]
+    for split in ("train", "valid"):
+        found = [rows(log, split).multi["history"] for log in logs]
+        assert found[0].values.tolist() == found[1].values.tolist()
+        assert found[0].offsets.tolist() == found[1].offsets.tolist()
+
+
+def test_statistics_are_off_and_warn(raw, tmp_path):
+    statistics = pl.DataFrame(
+        {"video_id": range(4), "follow_user_num": [1.0, 5.0, 9.0, 2.0], "show_cnt": range(4)}
+    )
+    statistics[:2].write_csv(raw / "video_features_statistic_pure_part1.csv")
+    statistics[2:].write_csv(raw / "video_features_statistic_pure_part2.csv")
+    log = prepare("kuairand", raw, tmp_path / "log", with_statistics=True)
+    names = [f.name for f in log.schema.numerical]
+    assert names[-2:] == ["video_follow_user_num", "video_show_cnt"]
+    assert any("they look ahead of the impression" in line for line in log.manifest["notes"]["suspects"])
+    column = rows(log, "test").numerical[:, names.index("video_show_cnt")].numpy()
+    video = np.arange(30, 40) % 5
+    assert (column[video == 4] == 0).all()  # no row in the table: missing, the mean
+    assert np.array_equal(np.argsort(column[[0, 1, 2, 3]]), np.argsort(video[[0, 1, 2, 3]]))
+    plain = prepare("kuairand", raw, tmp_path / "plain")
+    assert not any("look ahead" in line for line in plain.manifest["notes"]["suspects"])
+    assert not [
+        f.name for f in plain.schema.features if f.name.startswith("video_") and f.name.endswith("_cnt")
+    ]
+    statistics[:1].write_csv(raw / "video_features_statistic_pure_part3.csv")
+    with pytest.raises(ValueError, match="video_id must have one row in its statistics, 0 has several"):
+        prepare("kuairand", raw, tmp_path / "twice", with_statistics=True)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: [*lines[:3], lines[3].rpartition(",")[0], *lines[4:]], "19 columns, got 18 in line 4"),
+        (
+            lambda lines: [*lines[:3], "x" + lines[3], *lines[4:]],
+            "an integer in column 'user_id', got 'x.' in line 4",
+        ),
+        (
+            lambda lines: [*lines[:3], "," + lines[3].partition(",")[2], *lines[4:]],
+            "user_id must be known in every row",
+        ),
+        (lambda lines: lines[:1], "must have rows, it is empty"),
+    ],
+)
+def test_damaged_logs_are_refused(raw, tmp_path, damage, message):
+    file = raw / "log_standard_4_22_to_5_08_pure.csv"
+    file.write_text("\n".join(damage(file.read_text().splitlines())) + "\n")
+    with pytest.raises(ValueError, match=message):
+        prepare("kuairand", raw, tmp_path / "log")
+    assert [p.name for p in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_outside_their_domain_are_refused(tmp_path, suffix):
+    at = pl.int_range(pl.len()) == 6
+    table = log_table().with_columns(
+        is_like=pl.when(at).then(0.5).otherwise(pl.col("is_like").cast(pl.Float64))
+    )
+    raw = write(tmp_path / "raw", tables() | {"log_standard_4_22_to_5_08_pure": table}, suffix)
+    line = 8 if suffix == ".csv" else 7
+    with pytest.raises(ValueError, match=rf"hold 0 or 1 in column 'is_like', got 0\.5 in line {line}"):
+        prepare("kuairand", raw, tmp_path / "log")
+
+
+def test_damaged_parquet_and_options_are_refused(tmp_path):
+    raw = write(tmp_path / "raw", tables(), ".parquet")
+    with pytest.raises(ValueError, match="history must be 0 or more ids, got -2"):
+        prepare("kuairand", raw, tmp_path / "log", history=-2)
+    with pytest.raises(ValueError, match=r"must hold video_features_statistic_\*"):
+        prepare("kuairand", raw, tmp_path / "log", with_statistics=True)
+    file = raw / "log_standard_4_22_to_5_08_pure.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"_pure\.parquet' cannot be read to its end"):
+        prepare("kuairand", raw, tmp_path / "log")
 
 
 @pytest.mark.slow

@@ -41,7 +41,11 @@ def simulate(
 @reported
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(help="kuairand, census_income, or table for a table of your own.")
+        str,
+        typer.Argument(
+            help="aliexpress, ali_ccp, kuairand, census_income, tenrec, movielens, or table for a table of your own; "
+            "docs/data.md says what each expects."
+        ),
     ],
     raw: Annotated[str, typer.Argument(help="The raw file or folder.")],
     out: Annotated[str | None, typer.Argument(help="Folder of the new log, default logs/<dataset>.")] = None,
@@ -51,12 +55,35 @@ def prepare(
     group: Group = None,
     weight: Weight = None,
     split: Split = None,
-    tasks: Annotated[str | None, typer.Option(help="kuairand: is_click,long_view,is_like.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="kuairand: is_click,long_view,is_like; tenrec: click,follow,like,share."),
+    ] = None,
+    country: Annotated[str | None, typer.Option(help="aliexpress: nl, es, fr, us or ru.")] = None,
+    history: Annotated[
+        int | None,
+        typer.Option(
+            help="kuairand: the user's last N videos clicked or watched long before the impression, as a feature; "
+            "ali_ccp: N ids of each 14-day behaviour field."
+        ),
+    ] = None,
+    with_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--with-statistics", help="kuairand: video statistics of the whole period, which look ahead."
+        ),
+    ] = False,
+    split_by: Annotated[
+        str | None, typer.Option(help="tenrec: user (default), or row as the published benchmark does.")
+    ] = None,
     valid_date: Annotated[
         int | None, typer.Option(help="kuairand: first day of validation, 20220507.")
     ] = None,
     test_date: Annotated[int | None, typer.Option(help="kuairand: first day of the test.")] = None,
-    seed: Annotated[int | None, typer.Option(help="census_income: seed of the drawn splits.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="aliexpress, ali_ccp, census_income, tenrec: seed of the drawn splits."),
+    ] = None,
     max_rows: Annotated[int | None, typer.Option(help="table: rows read at most.")] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -75,6 +102,10 @@ def prepare(
         "tasks": tasks.split(",") if tasks else None,
         "valid_date": valid_date,
         "test_date": test_date,
+        "country": country,
+        "history": history,
+        "with_statistics": with_statistics or None,
+        "split_by": split_by,
         "seed": seed,
         "max_rows": max_rows,
     }
@@ -85,7 +116,11 @@ def prepare(
             option = {"labels": "label"}.get(strange[0], strange[0].replace("_", "-"))
             raise ValueError(f"--{option} is not an option of {dataset}; see `equipoise prepare --help`")
     log = make(dataset, raw, out or str(Path("logs") / dataset), overwrite=overwrite, **given)
-    for line in log.manifest["notes"].get("suspects", []):
+    notes = log.manifest["notes"]
+    for line in notes.get("published", []):
+        if line not in notes["suspects"]:
+            typer.echo(f"checked {line}", err=True)
+    for line in notes.get("suspects", []):
         typer.echo(f"look at {line}", err=True)
     _show(log, json)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from equipoise.data import census, kuairand
+from equipoise.data import ali_ccp, aliexpress, census, kuairand, movielens, tenrec
 from equipoise.data.batches import Batch, Ragged
 from equipoise.data.infer import Inferred, infer_schema, parse_label
 from equipoise.data.schema import Categorical, Label, Multi, Numerical, Schema, SplitRule
@@ -22,8 +22,12 @@ def _table(raw: str | Path, out: str | Path, **options: Any) -> Log:
 
 
 DATASETS: dict[str, Callable[..., Log]] = {
+    "aliexpress": aliexpress.prepare,
+    "ali_ccp": ali_ccp.prepare,
     "kuairand": kuairand.prepare,
     "census_income": census.prepare,
+    "tenrec": tenrec.prepare,
+    "movielens": movielens.prepare,
     "table": _table,
 }
 """What `equipoise prepare` knows: (raw, out, *, overwrite, ...) -> Log."""

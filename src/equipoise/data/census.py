@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from equipoise.data.published import Report
 from equipoise.data.schema import Categorical, Feature, Label, Numerical, Schema
 from equipoise.data.store import Log
 from equipoise.data.write import write_log
@@ -68,6 +69,7 @@ NUMERICAL = (
 )
 LOG_SCALED = ("wage_per_hour", "capital_gains", "capital_losses", "stock_dividends")
 KINDS = ("data", "test")
+ROWS = {"data": 199_523, "test": 99_762}
 INCOMES = ("- 50000.", "50000+.")
 NOT_FEATURES = ("income_50k", "marital_stat", "instance_weight")
 
@@ -162,6 +164,10 @@ def prepare(raw: str | Path, out: str | Path, *, seed: int = 0, overwrite: bool 
             "valid": frame.filter((draw >= 0.6) & (draw < 0.7)),
             "test": frame.filter(draw >= 0.7),
         }
-    return write_log(
-        out, parts, schema(), overwrite=overwrite, notes={"files": [f.name for f in files], "seed": seed}
-    )
+    report = Report("UCI")
+    for file in files:
+        kind = next((k for k in KINDS if f".{k}" in file.name), "")
+        whole = parts["test"].height if len(files) == 2 and kind == "test" else frame.height
+        report.count(f"{file.name} rows", whole, ROWS.get(kind))
+    notes = {"files": [f.name for f in files], "seed": seed}
+    return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes())

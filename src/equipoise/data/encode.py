@@ -15,6 +15,8 @@ from equipoise.names import nearest
 Array = np.ndarray[Any, Any]
 LARGEST = 2**31 - 1
 FLOAT32 = float(np.finfo(np.float32).max)
+BLOCK = 2**16
+"""Rows whose numbers are standardised together."""
 CUT = 10.0
 """Standardised numbers are cut at +-CUT, so that one wild value of tomorrow cannot dominate a prediction."""
 
@@ -231,14 +233,7 @@ class Encoder:
         for at, f in enumerate(schema.categorical):
             text = as_text(column_of(frame, f.column or f.name, f"feature {f.name!r}"))
             ids[:, at] = to_ids(text, self.vocab.get(f.name), f.buckets)
-        dense = np.zeros((n, len(schema.numerical)), np.float32)
-        missing: dict[str, int] = {}
-        for at, d in enumerate(schema.numerical):
-            values = numbers(column_of(frame, d.column or d.name, f"feature {d.name!r}"), d)
-            mean, std = self.scaling[d.name]
-            if count := int(np.isnan(values).sum()):
-                missing[d.name] = count
-            dense[:, at] = np.nan_to_num(np.clip((values - mean) / std, -CUT, CUT), nan=0.0)
+        dense, missing = self._dense(frame)
         arrays: dict[str, Array] = {"ids": ids, "numerical": dense, "row": np.arange(n, dtype=np.int64)}
         for m in schema.multi:
             lists = pieces(column_of(frame, m.column or m.name, f"feature {m.name!r}"), m)
@@ -266,6 +261,29 @@ class Encoder:
             arrays["time"] = milliseconds(column_of(frame, schema.time, "time"))
         self._note(split, arrays, valid, missing)
         return arrays
+
+    def _dense(self, frame: pl.DataFrame) -> tuple[Array, dict[str, int]]:
+        """Return float32 [N, D] standardised numbers and the count of missing ones by feature, where there are any.
+
+        In blocks of rows: a column of the whole result is a write to every one of its cache lines.
+        """
+        schema = self.schema
+        dense = np.zeros((frame.height, len(schema.numerical)), np.float32)
+        columns = [column_of(frame, d.column or d.name, f"feature {d.name!r}") for d in schema.numerical]
+        missing: dict[str, int] = {}
+        for start in range(0, frame.height, BLOCK):
+            for at, (column, d) in enumerate(zip(columns, schema.numerical, strict=True)):
+                try:
+                    values = numbers(column[start : start + BLOCK], d)
+                except ValueError:
+                    numbers(column, d)  # says how many rows of all
+                    raise
+                mean, std = self.scaling[d.name]
+                if count := int(np.isnan(values).sum()):
+                    missing[d.name] = missing.get(d.name, 0) + count
+                block = np.nan_to_num(np.clip((values - mean) / std, -CUT, CUT), nan=0.0)
+                dense[start : start + BLOCK, at] = block
+        return dense, missing
 
     def remarks(self) -> list[str]:
         """Return a line for each feature with missing numbers and each funnel that rows contradict, over all splits."""

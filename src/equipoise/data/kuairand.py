@@ -7,6 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from equipoise.data.kuairand_files import check_ids, files_of, read_features, read_log, release_of
+from equipoise.data.published import Report
+from equipoise.data.raw import beside, spill
 from equipoise.data.schema import Categorical, Feature, Label, Multi, Numerical, Schema
 from equipoise.data.store import Log
 from equipoise.data.table import read_table
@@ -82,15 +85,43 @@ NUMERICAL = (
 )
 
 
-def schema(tasks: Sequence[str] = ("is_click", "long_view", "is_like")) -> Schema:
-    """Return the default features and these labels; ValueError for an unknown label."""
+RELEASES = {
+    "pure": {"rows": 1_436_609, "users": 27_285, "videos": 7_583},
+    "1k": {"rows": 11_713_045, "users": 1_000},
+    "27k": {"rows": 322_278_385, "users": 27_285},
+}
+"""Rows of the standard-policy logs and of the feature tables, as the publisher documents them."""
+ARCHIVES = {
+    "KuaiRand-Pure.tar.gz": "0820331067a3784d9691136f772b35a7",
+    "KuaiRand-1K.tar.gz": "6b0b9c8222d67fcd4c676218edca3f1f",
+    "KuaiRand-27K.tar.gz": "3e3c799a24e2d23a4d2c757fbf9adf59",
+}
+AHEAD = (
+    "video_*: statistics of the whole period, they look ahead of the impression (--with-statistics); leave them out of any "
+    "figure to be compared"
+)
+
+
+def schema(
+    tasks: Sequence[str] = ("is_click", "long_view", "is_like"),
+    *,
+    history: int = 0,
+    statistics: Sequence[str] = (),
+) -> Schema:
+    """Return the default features, with a history and with columns of the video statistics, and these labels.
+
+    Raises:
+        ValueError: an unknown label.
+    """
     if unknown := [task for task in tasks if task not in LABELS]:
         raise ValueError(
             f"tasks has {unknown[0]!r}, which KuaiRand does not have{nearest(unknown[0], LABELS)}"
         )
     features: list[Feature] = [Categorical(name=c, min_count=3 if c in RARE_IDS else 2) for c in CATEGORICAL]
     features.append(Multi(name="tag"))
-    features += [Numerical(name=n, transform="log1p") for n in NUMERICAL]
+    if history:
+        features.append(Multi(name="history", min_count=3))
+    features += [Numerical(name=n, transform="log1p") for n in (*NUMERICAL, *statistics)]
     return Schema(
         features=tuple(features), labels=tuple(Label(name=t) for t in tasks), group="user_id", time="time_ms"
     )
@@ -103,75 +134,100 @@ def prepare(
     tasks: Sequence[str] = ("is_click", "long_view", "is_like"),
     valid_date: int | None = None,
     test_date: int | None = None,
+    history: int = 0,
+    with_statistics: bool = False,
     overwrite: bool = False,
 ) -> Log:
-    """Prepare a folder with `log_standard_*`, `user_features_*`, `video_features_basic_*` (CSV or Parquet).
+    """Prepare KuaiRand-Pure, 1K or 27K: `log_standard_*`, `user_features_*`, `video_features_basic_*`, CSV or Parquet.
 
-    Splits by `date`: test from `test_date` on (default the last day), valid from `valid_date` on (default the day
-    before in the log), train before. Hour and weekday come from `time_ms` at UTC+8, since `hourmin` disagrees with it in
-    17 % of rows. What happens after the impression (`play_time_ms`, ...) and whole-period statistics are never read.
-    Exact duplicates are kept and counted in the manifest.
+    All files of a kind are read, so logs and tables in parts too. Splits by `date`: test from `test_date` on (default the
+    last day), valid from `valid_date` on (default the day before in the log), train before. Hour and weekday come from
+    `time_ms` at UTC+8, since `hourmin` disagrees with it in 17 % of rows. What happens after the impression
+    (`play_time_ms`, ...) is never a feature. Exact duplicates are kept and counted in the manifest.
+
+    Args:
+        raw: the folder, or the one above its `data`. tasks: labels, out of `LABELS`.
+        history: how many ids of videos the user clicked or watched long, and had stopped playing before the impression,
+            are the feature `history`, oldest first; 0 for none. Rows of the folder only: the first days know little.
+        with_statistics: `video_features_statistic_*` as features `video_*`. They sum up the whole period, the time
+            after the impression too; a warning says so.
 
     Raises:
-        ValueError: an unknown task, a file or column is missing, a split without a day, an id without a row in its feature
-            table or with several.
+        ValueError: an unknown task, files of two releases, a file or column is missing, a ragged line, a word for a number,
+            a split without a day, an id without a row in its feature table or with several.
     """
-    described = schema(tasks)
-    keep = ["user_id", "video_id", "date", "time_ms", "duration_ms", "tab", *tasks]
-    log = _read(raw, "log_standard", keep)
-    users = _read(raw, "user_features", ["user_id", *USER_COLUMNS])
-    videos = _read(raw, "video_features_basic", ["video_id", *VIDEO_COLUMNS])
-    _check_ids(log, users, "user_id")
-    _check_ids(log, videos, "video_id")
-    days = sorted(log["date"].unique().to_list())
-    valid_date, test_date = _dates(days, valid_date, test_date)
-    duplicates = log.height - log.unique().height
+    if history < 0:
+        raise ValueError(f"history must be 0 or more ids, got {history}")
+    schema(tasks)
+    files = {p: files_of(raw, p) for p in ("log_standard", "user_features", "video_features_basic")}
+    if with_statistics:
+        files["video_features_statistic"] = files_of(raw, "video_features_statistic")
+    sources = [file for found in files.values() for file in found]
+    release = release_of(sources)
+    times = 40 if any(file.suffix == ".parquet" for file in sources) else 8
+    with beside(out, sources, overwrite, times) as room:
+        log = read_log(files["log_standard"], tasks, history, room)
+        users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
+        videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])
+        check_ids(log, users, "user_id", files["log_standard"])
+        check_ids(log, videos, "video_id", files["log_standard"])
+        report = Report("KuaiRand" + (f"-{release}" if release else ""))
+        for what, found in (("rows", log), ("users", users), ("videos", videos)):
+            report.count(what, found.height, RELEASES.get(release or "", {}).get(what))
+        for place in {Path(raw), Path(raw).parent}:
+            report.checksums(place, ARCHIVES)
+        statistics: list[str] = []
+        if with_statistics:
+            videos, statistics = _with_statistics(videos, files["video_features_statistic"])
+            report.suspects.append(AHEAD)
+        days = sorted(log["date"].unique().to_list())
+        valid_date, test_date = _dates(days, valid_date, test_date)
+        frame = _features(log, users, videos, statistics)
+        date = pl.col("date")
+        cuts = {
+            "train": date < valid_date,
+            "valid": (date >= valid_date) & (date < test_date),
+            "test": date >= test_date,
+        }
+        parts = {name: spill(frame.filter(rows), room / name) for name, rows in cuts.items()}
+        notes = {
+            "duplicates": log.height - log["row_hash"].n_unique(),
+            "valid_date": valid_date,
+            "test_date": test_date,
+            "history": history,
+            "with_statistics": with_statistics,
+        }
+        described = schema(tasks, history=history, statistics=statistics)
+        return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes())
+
+
+def _features(
+    log: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame, statistics: Sequence[str]
+) -> pl.LazyFrame:
+    """Return the log's rows with all features, in the log's order, not computed yet."""
     local = pl.from_epoch(pl.col("time_ms"), time_unit="ms") + pl.duration(hours=8)
-    frame = (
-        log.select(keep)
-        .join(users.select("user_id", *USER_COLUMNS), on="user_id", how="left", maintain_order="left")
-        .join(videos.select("video_id", *VIDEO_COLUMNS), on="video_id", how="left", maintain_order="left")
+    uploaded = pl.col("upload_dt").cast(pl.String).str.slice(0, 10).str.to_date(strict=False)
+    return (
+        log.lazy()
+        .join(users.lazy(), on="user_id", how="left", maintain_order="left")
+        .join(videos.lazy(), on="video_id", how="left", maintain_order="left")
         .with_columns(hour=local.dt.hour(), weekday=local.dt.weekday())
-        .with_columns(
-            age_days=(
-                local.dt.date()
-                - pl.col("upload_dt").cast(pl.String).str.slice(0, 10).str.to_date(strict=False)
-            ).dt.total_days()
-        )
+        .with_columns(age_days=(local.dt.date() - uploaded).dt.total_days())
+        # the age of a video whose upload day lies ahead too
+        .with_columns(pl.col(n).cast(pl.Float64).clip(0, None) for n in (*NUMERICAL, *statistics))
     )
-    # the age of a video whose upload day lies ahead too
-    frame = frame.with_columns(pl.col(n).cast(pl.Float64).clip(0, None) for n in NUMERICAL)
-    parts = {
-        "train": frame.filter(pl.col("date") < valid_date),
-        "valid": frame.filter((pl.col("date") >= valid_date) & (pl.col("date") < test_date)),
-        "test": frame.filter(pl.col("date") >= test_date),
-    }
-    notes = {"duplicates": duplicates, "valid_date": valid_date, "test_date": test_date}
-    return write_log(out, parts, described, overwrite=overwrite, notes=notes)
 
 
-def _read(raw: str | Path, prefix: str, wanted: Sequence[str]) -> pl.DataFrame:
-    """Return all files of a prefix as one table; ValueError if one lacks a wanted column."""
-    frames = []
-    for path in _files(raw, prefix):
-        frame = read_table(path)
-        if missing := [name for name in wanted if name not in frame.columns]:
-            raise ValueError(
-                f"raw {str(path)!r} must have the column {missing[0]!r}, it has not{nearest(missing[0], frame.columns)}"
-            )
-        frames.append(frame)
-    return pl.concat(frames, how="vertical_relaxed")
-
-
-def _check_ids(log: pl.DataFrame, table: pl.DataFrame, key: str) -> None:
-    """Raise ValueError unless every id of the log has exactly one row in its feature table."""
-    if lost := log.join(table, on=key, how="anti")[key].unique().sort().to_list():
-        raise ValueError(
-            f"every {key} must have a row in its feature table, {len(lost)} have none, the first is {lost[0]}; are all "
-            "files of one release in the folder?"
-        )
-    if (twice := table.filter(pl.col(key).is_duplicated())).height:
-        raise ValueError(f"{key} must have one row in its feature table, {twice[key][0]} has several")
+def _with_statistics(videos: pl.DataFrame, files: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
+    """Return the videos with their statistics as columns `video_*`, and the names of those."""
+    table = pl.concat([read_table(file) for file in files], how="vertical_relaxed")
+    if "video_id" not in table.columns:
+        raise ValueError(f"raw {str(files[0])!r} must have the column 'video_id', it has not")
+    if (twice := table.filter(pl.col("video_id").is_duplicated())).height:
+        raise ValueError(f"video_id must have one row in its statistics, {twice['video_id'][0]} has several")
+    numbers = [name for name in table.columns if name != "video_id" and table[name].dtype.is_numeric()]
+    table = table.select("video_id", *(pl.col(name).alias(f"video_{name}") for name in numbers))
+    return videos.join(table, on="video_id", how="left", maintain_order="left"), table.columns[1:]
 
 
 def _dates(days: Sequence[int], valid_date: int | None, test_date: int | None) -> tuple[int, int]:
@@ -186,15 +242,3 @@ def _dates(days: Sequence[int], valid_date: int | None, test_date: int | None) -
             f"{valid_date} and {test_date}"
         )
     return valid_date, test_date
-
-
-def _files(raw: str | Path, prefix: str) -> list[Path]:
-    folder = Path(raw)
-    if (folder / "data").is_dir():
-        folder = folder / "data"
-    found = sorted(p for p in folder.glob(f"{prefix}_*") if p.suffix in (".csv", ".parquet"))
-    if not found:
-        raise ValueError(
-            f"raw {str(raw)!r} must hold {prefix}_*.csv or .parquet, found none; point at KuaiRand's data folder"
-        )
-    return found

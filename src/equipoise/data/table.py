@@ -7,7 +7,7 @@ import gzip
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ from equipoise.data.store import SPLITS, Log
 from equipoise.data.write import hold_out, write_log
 
 
-def read_table(path: str | Path, max_rows: int | None = None) -> pl.DataFrame:
+def read_table(
+    path: str | Path, max_rows: int | None = None, types: Mapping[str, type[pl.DataType]] | None = None
+) -> pl.DataFrame:
     """Return the rows of a CSV (`.csv`, `.tsv`, `.csv.gz`) or Parquet file.
+
+    `types` are those of some columns of a CSV; the others are inferred from 10,000 rows.
 
     Raises:
         ValueError: no such file, another kind of file, a file that is empty or cut off in the middle, a CSV line with
@@ -44,6 +48,7 @@ def read_table(path: str | Path, max_rows: int | None = None) -> pl.DataFrame:
                 separator=separator,
                 n_rows=max_rows,
                 infer_schema_length=10_000,
+                schema_overrides=types,
                 null_values=["", "NA", "null"],
             )
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:

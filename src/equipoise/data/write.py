@@ -48,14 +48,7 @@ def write_log(
         OSError: the disk is full or not writable; nothing is left behind.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise ValueError(
-            f"out {str(path)!r} must not exist yet; choose another folder or pass overwrite=True (--overwrite)"
-        )
-    if path.exists() and not (path / "manifest.json").is_file():
-        raise ValueError(
-            f"out {str(path)!r} exists and is no prepared log, so it is not overwritten; choose another folder"
-        )
+    check_place(path, overwrite)
     frames = dict(frames)
     if "valid" not in frames and "train" in frames:
         frames["train"], frames["valid"] = hold_out(frames["train"], schema.group, 0.1, 0)
@@ -78,6 +71,18 @@ def write_log(
             ) from error
         raise
     return Log.open(path)
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Raise ValueError unless a log may be written to `path`: nothing is there, or a log with `overwrite`."""
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"out {str(path)!r} must not exist yet; choose another folder or pass overwrite=True (--overwrite)"
+        )
+    if path.exists() and not (path / "manifest.json").is_file():
+        raise ValueError(
+            f"out {str(path)!r} exists and is no prepared log, so it is not overwritten; choose another folder"
+        )
 
 
 def _fill(
