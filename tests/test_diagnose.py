@@ -64,7 +64,12 @@ def test_a_shadow_peeks_what_torch_would_step(name):
 
 
 def test_a_probe_is_autograd_s_gradients_and_leaves_everything_as_it_was(log):
-    model = models.build("shared_bottom", log.schema, seed=0, **{**SMALL, "dropout": 0.0, "batch_norm": True})
+    model = models.build(
+        "shared_bottom",
+        log.schema,
+        seed=0,
+        **{**SMALL, "dropout": 0.0, "id_dropout": 0.0, "batch_norm": True},
+    )
     shared = model.shared_parameters()
     shadows = {name: Shadow(name, shared, 1e-3) for name in RULES}
     batches = [next(log.split("train").batches(300, shuffle=True, seed=s)) for s in (0, 1)]
