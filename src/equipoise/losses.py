@@ -40,7 +40,7 @@ def task_losses(
 ) -> Losses:
     """Return the losses of a batch.
 
-    Binary tasks: cross-entropy with the raw output as logit. Regression: squared error or Huber loss (delta 1) against
+    Binary tasks: cross-entropy with the raw output as logit. Watch: weighted logistic regression. Regression: squared error or Huber loss (delta 1) against
     the label, or log1p of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample
     weights are divided by their sum. Half-precision outputs are raised to float32 first.
 
@@ -78,11 +78,19 @@ def _weights(batch: Batch, task: str) -> Tensor:
 
 
 def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tensor:
-    """Return the loss of each row, [B]; of rows without a label too, finite as their label is 0."""
+    """Return the loss of each row, [B]; of rows without a label too, finite as their label is 0.
+
+    Watch, with t = time / its training mean >= 0 and output z: t softplus(-z) + softplus(z), a positive of weight t and a
+    negative of weight 1, least where exp(z) = E[t]. Source: Covington, Adams, Sargin, RecSys 2016, section 4.2; there an
+    impression is either positive or negative, so that the odds are E[t] only nearly, for few clicks; here each row is
+    both, and the odds are E[t].
+    """
     label, spec = batch.labels[task].to(output.dtype), schema.label(task)
     if spec.kind == "binary":
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
     mean, std = schema.label_scale.get(spec.name, (0.0, 1.0))
+    if spec.kind == "watch":
+        return F.softplus(output) + label / std * F.softplus(-output)
     target = ((torch.log1p(label) if spec.transform == "log1p" else label) - mean) / std
     if spec.loss == "huber":
         return F.huber_loss(output, target, reduction="none")
@@ -92,7 +100,7 @@ def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tenso
 def predictions(outputs: Mapping[str, Tensor], schema: Schema) -> dict[str, Tensor]:
     """Return {task: probability, or expected label in its own units} of raw outputs.
 
-    Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric).
+    Watch: the training mean times exp(output). Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric).
     """
     result = {}
     for name, output in outputs.items():
@@ -101,6 +109,9 @@ def predictions(outputs: Mapping[str, Tensor], schema: Schema) -> dict[str, Tens
             result[name] = torch.sigmoid(output)
         else:
             mean, std = schema.label_scale.get(name, (0.0, 1.0))
+            if spec.kind == "watch":
+                result[name] = torch.exp(output) * std
+                continue
             value = output * std + mean
             result[name] = torch.expm1(value) if spec.transform == "log1p" else value
     return result

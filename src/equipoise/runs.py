@@ -250,9 +250,7 @@ def check_trainable(log: Log, progress: Progress) -> None:
     for split in ("train", "valid"):
         for task, entry in summary[split]["tasks"].items():
             constant = (
-                entry.get("std") == 0.0
-                if entry["kind"] == "regression"
-                else entry["positive_rate"] in (0.0, 1.0)
+                entry.get("std") == 0.0 if entry["kind"] != "binary" else entry["positive_rate"] in (0.0, 1.0)
             )
             if constant or entry["missing_rate"] == 1.0:
                 raise ValueError(

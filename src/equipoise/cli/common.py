@@ -21,7 +21,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Labels = Annotated[
     list[str] | None,
     typer.Option(
-        "--label", help="A label column of a raw table: click, purchase:given=click, dwell:regression."
+        "--label", help="A label column of a raw table: click, purchase:given=click, dwell:watch=duration_ms."
     ),
 ]
 Time = Annotated[str | None, typer.Option(help="Time column of a raw table; rows are then split by time.")]

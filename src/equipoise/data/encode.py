@@ -147,10 +147,34 @@ def label_values(series: pl.Series, label: Label) -> tuple[Array, Array]:
     array = values.fill_null(0.0).fill_nan(0.0).to_numpy()
     if (largest := float(np.abs(array).max(initial=0.0))) > FLOAT32:
         raise ValueError(f"label {label.name!r} must be finite in float32 (below 3.4e38), got {largest:g}")
+    if label.kind == "watch" and (array < 0).any():
+        raise ValueError(
+            f"label {label.name!r} is a watch time and must be >= 0, got {array.min():g} in column "
+            f"{label.column or label.name!r}, row {int((array < 0).argmax())}; declare missing=VALUE, or clean the column"
+        )
     if label.transform == "log1p" and (array[known.to_numpy()] <= -1).any():
         raise ValueError(f"label {label.name!r} has transform log1p and must be > -1, got {array.min():g}")
     keep = known.to_numpy()
     return np.where(keep, array, 0.0).astype(np.float32), keep
+
+
+def check_duration(series: pl.Series, label: Label, known: Array, split: str) -> None:
+    """Raise ValueError unless the duration of a watch label is a finite number > 0 in every row whose label is known."""
+    try:
+        values = series.cast(pl.Float64).fill_null(math.nan).to_numpy()
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError):
+        raise ValueError(
+            f"duration {label.duration!r} of label {label.name!r} must hold numbers, got {series.dtype}"
+        ) from None
+    wrong = known & ~((values > 0) & (values < math.inf))
+    if wrong.any():
+        row = int(wrong.argmax())
+        came = "none" if math.isnan(values[row]) else f"{values[row]:g}"
+        raise ValueError(
+            f"duration {label.duration!r} of label {label.name!r} must be finite and > 0 where the label is known, got "
+            f"{came} in row {row} of split {split!r} and {int(wrong.sum()) - 1} more; drop these rows or set their "
+            "label to null"
+        )
 
 
 def milliseconds(series: pl.Series) -> Array:
@@ -207,15 +231,20 @@ class Encoder:
                 )
             self.scaling[n.name] = (mean, std if std > 0 else 1.0)
 
-        self.label_scale = {y.name: self._scale(train, y) for y in schema.labels if y.kind == "regression"}
+        self.label_scale = {y.name: self._scale(train, y) for y in schema.labels if y.kind != "binary"}
 
     @staticmethod
     def _scale(train: pl.DataFrame, label: Label) -> tuple[float, float]:
-        """Return mean and standard deviation of a regression label after its transform, (0, 1) without a label."""
+        """Return mean and standard deviation of a regression label after its transform, (0, 1) without a label.
+
+        Of a watch label 0 and its mean (1 where that is 0): its loss needs times >= 0, so they are not centred.
+        """
         values, known = label_values(
             column_of(train, label.column or label.name, f"label {label.name!r}"), label
         )
         seen = values[known].astype(np.float64)
+        if label.kind == "watch":
+            return (0.0, (float(seen.mean()) if len(seen) else 0.0) or 1.0)
         seen = np.log1p(seen) if label.transform == "log1p" else seen
         std = float(seen.std()) if len(seen) else 1.0
         return (float(seen.mean()) if len(seen) else 0.0, std if std > 0 else 1.0)
@@ -246,6 +275,9 @@ class Encoder:
         pairs = [
             label_values(column_of(frame, y.column or y.name, f"label {y.name!r}"), y) for y in schema.labels
         ]
+        for label, (_, known) in zip(schema.labels, pairs, strict=True):
+            if label.duration is not None:
+                check_duration(column_of(frame, label.duration, f"label {label.name!r}"), label, known, split)
         arrays["labels"] = np.stack([values for values, _ in pairs], axis=1)
         valid = np.stack([known for _, known in pairs], axis=0)
         arrays["valid"] = np.packbits(valid, axis=1)

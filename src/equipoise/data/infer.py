@@ -32,7 +32,9 @@ class Inferred(NamedTuple):
 
 
 def parse_label(text: str) -> Label:
-    """Return the label of `name[:binary|regression][:key=value ...]`, e.g. `purchase:given=click`, `dwell:regression`.
+    """Return the label of `name[:binary|regression|watch][:key=value ...]`, e.g. `purchase:given=click`, `dwell:regression`.
+
+    `dwell:watch=duration_ms` is short for `dwell:watch:duration=duration_ms`.
 
     Raises:
         ValueError: an unknown kind or key.
@@ -41,7 +43,9 @@ def parse_label(text: str) -> Label:
     content: dict[str, Any] = {"name": name}
     for part in parts:
         key, equals, value = part.partition("=")
-        if equals:
+        if equals and key == "watch":
+            content |= {"kind": key, "duration": value}
+        elif equals:
             content[key] = value
         elif part == "log1p":
             content |= {"kind": "regression", "transform": part}
@@ -50,8 +54,10 @@ def parse_label(text: str) -> Label:
     known = set(Label.model_fields)
     if unknown := [key for key in content if key not in known]:
         raise ValueError(f"label {text!r} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
-    if content.get("kind", "binary") not in ("binary", "regression"):
-        raise ValueError(f"label {text!r} must be of kind 'binary' or 'regression', got {content['kind']!r}")
+    if content.get("kind", "binary") not in ("binary", "regression", "watch"):
+        raise ValueError(
+            f"label {text!r} must be of kind 'binary', 'regression' or 'watch', got {content['kind']!r}"
+        )
     try:
         return Label.model_validate(content)
     except ValidationError as error:
@@ -82,6 +88,8 @@ def infer_schema(
         raise ValueError("labels must name at least one column, got none; pass --label click")
     for label in parsed:
         column_of(frame, label.column or label.name, f"label {label.name!r}")
+        if label.duration is not None:
+            column_of(frame, label.duration, f"label {label.name!r}")
     for what, name in (("time", time), ("group", group), ("weight", weight), ("split", split)):
         if name is not None:
             column_of(frame, name, what)
@@ -182,7 +190,7 @@ def _tells(series: pl.Series, answers: list[tuple[Label, Any, Any]]) -> tuple[st
         else:
             continue
         answer, score = values[known], scores[known]
-        if label.kind == "regression":
+        if label.kind != "binary":
             ranks = pl.DataFrame({"x": score, "y": answer}).select(pl.all().rank())
             if len(answer) >= 40 and min(ranks["x"].n_unique(), ranks["y"].n_unique()) > 1:
                 correlation = np.corrcoef(ranks["x"].to_numpy(), ranks["y"].to_numpy())[0, 1]

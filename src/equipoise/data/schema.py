@@ -60,7 +60,9 @@ class Label(Strict):
     """A task: its label column and how to learn it.
 
     Attributes:
-        kind: "binary" (0/1, bool, or `positive` against the rest) or "regression".
+        kind: "binary" (0/1, bool, or `positive` against the rest), "regression", or "watch", a time >= 0 of which the
+            expected value is learned by weighted logistic regression (see `losses.row_losses`).
+        duration: of watch: the column of the item's length, which must be > 0 wherever the label is known.
         missing: a value that means "not known", beside null and NaN; such rows are masked for this task only.
         given: the task without which this one cannot be positive (a funnel). It does not mask: a purchase label on a
             row without click is a valid 0. Rows that contradict it are counted.
@@ -69,7 +71,8 @@ class Label(Strict):
 
     name: str
     column: str | None = None
-    kind: Literal["binary", "regression"] = "binary"
+    kind: Literal["binary", "regression", "watch"] = "binary"
+    duration: str | None = None
     positive: str | int | float | None = None
     missing: str | int | float | None = None
     given: str | None = None
@@ -80,12 +83,21 @@ class Label(Strict):
     def _kinds(self) -> Label:
         if not self.name:
             raise ValueError("a label must have a name, got ''")
-        if self.kind == "regression" and self.positive is not None:
+        if self.kind != "binary" and self.positive is not None:
             raise ValueError(
-                f"label {self.name!r} is a regression, so positive={self.positive!r} has no meaning"
+                f"label {self.name!r} is a {self.kind}, so positive={self.positive!r} has no meaning"
             )
-        if self.kind == "binary" and (self.transform, self.loss) != ("none", "mse"):
-            raise ValueError(f"label {self.name!r} is binary; transform and loss need kind='regression'")
+        if self.kind != "regression" and (self.transform, self.loss) != ("none", "mse"):
+            what = "binary" if self.kind == "binary" else f"a {self.kind}"
+            raise ValueError(f"label {self.name!r} is {what}; transform and loss need kind='regression'")
+        if self.kind != "watch" and self.duration is not None:
+            raise ValueError(
+                f"label {self.name!r} has duration={self.duration!r}, which needs kind='watch', got {self.kind!r}"
+            )
+        if self.duration is not None and self.duration in ("", self.column or self.name):
+            raise ValueError(
+                f"label {self.name!r} must have another column as duration, got {self.duration!r}"
+            )
         return self
 
 
@@ -116,7 +128,7 @@ class Schema(Strict):
 
     Two fields are filled when a log is prepared. `num_ids`: rows of each categorical and multi feature's table, the
     unseen row 0 included. `label_scale`: mean and standard deviation of each regression label (after its transform) in
-    training; models learn the standardised label, so that its unit does not decide how much the task weighs.
+    training, 0 and the mean of each watch label; models learn the standardised label, so that its unit does not decide how much the task weighs.
 
     `sparse`: whether models built for it have row-sparse tables (a gradient of the rows that a batch touches); never chosen by size.
     """

@@ -172,7 +172,7 @@ class Log:
     def summary(self) -> dict[str, Any]:
         """Return what the log holds: {split: {"rows", "time", "unseen", "missing_numbers", "tasks": {task: {...}}}}.
 
-        A binary task has "positives" and "positive_rate", a regression task "mean" and "std"; both "missing_rate".
+        A binary task has "positives" and "positive_rate", any other "mean" and "std"; both "missing_rate".
         and with `given` "against_given", the rows that are positive without it. "unseen" is the mean share of rows whose
         id is row 0, over categorical features; "missing_numbers" counts null and NaN by feature. None without any label.
         """

@@ -29,7 +29,7 @@ class HoME(Ranker):
 
     Args:
         schema: `log.schema`.
-        groups: which tasks belong together, "click,buy/dwell"; "" puts tasks of one kind (binary, regression) together.
+        groups: which tasks belong together, "click,buy/dwell"; "" puts tasks of one kind (binary, regression, watch) together.
         num_experts: of each block.
         loras: L, low-rank parts of a feature gate, each of rank width / L.
         embedding_dim: size of each feature's embedding.

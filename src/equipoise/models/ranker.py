@@ -29,7 +29,7 @@ class Ranker(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return {task: raw output [B]}: a logit, or a standardised regression value."""
+        """Return {task: raw output [B]}: a logit (watch: log of expected / mean time), or a standardised regression value."""
         return self.outputs(batch, self.represent(batch))
 
     def losses(self, batch: Batch) -> Losses:

@@ -63,7 +63,7 @@ def page(config: dict[str, Any], metrics: dict[str, Any], history: list[dict[str
     tasks = list(metrics["test"])
     figures = [
         lines("Training loss", "step", "loss (mean since the last point)", _series(steps, "loss", tasks)),
-        lines("Validation", "step", "AUC, or xauc of a regression", _validation(epochs, tasks)),
+        lines("Validation", "step", "AUC, or xauc of other labels", _validation(epochs, tasks)),
         lines("Task weights", "step", "weight", _series(steps, "weights", tasks)),
         lines("Length of the joint step", "step", "|u| / mean |u_t|", {"collapse": _collapse(steps)}),
         lines("Cosines between tasks' updates", "step", "cosine", _cosines(steps, "updates")),
