@@ -11,7 +11,7 @@ from logs import small_log
 
 from equipoise.data import Multi, Schema
 from equipoise.data.batches import Ragged
-from equipoise.models.layers import FeatureEmbedding
+from equipoise.models.embedding import FeatureEmbedding
 
 
 @pytest.fixture(scope="module")

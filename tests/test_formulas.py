@@ -121,7 +121,7 @@ def test_esmm_loss_and_gradient_are_right_in_float32_down_to_1e_12(log, batch):
     for a, b, y in [(a, b, y) for a in sides for b in sides if a + b > -28 for y in (0.0, 1.0)]:
         z = {"click": torch.tensor([a], requires_grad=True), "buy": torch.tensor([b], requires_grad=True)}
         steps = {**z, "dwell": torch.zeros(1, requires_grad=True)}
-        model._steps = lambda x, steps=steps: steps
+        model._steps = lambda batch, x, steps=steps: steps
         one = replace(
             row,
             labels={**row.labels, "click": torch.ones(1), "buy": torch.tensor([y])},
@@ -144,7 +144,7 @@ def test_esmm_stays_finite_far_out(log, batch):
     model = ESMM(log.schema, seed=0)
     far = torch.tensor([-3e4, -800.0, -90.0, 90.0, 800.0, 3e4])
     a, b = (v.flatten().clone().requires_grad_() for v in torch.meshgrid(far, far, indexing="ij"))
-    model._steps = lambda x: {"click": a, "buy": b, "dwell": a * 0}
+    model._steps = lambda batch, x: {"click": a, "buy": b, "dwell": a * 0}
     part = batch.part(0, 36)
     for y in (0.0, 1.0):
         one = replace(part, labels={**part.labels, "buy": torch.full((36,), y)})

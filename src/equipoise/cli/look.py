@@ -11,8 +11,14 @@ from equipoise.cli.common import AsJson, print_json, print_table, reported
 
 @reported
 def models(json: AsJson = False) -> None:
-    """List the backbones with their options (`--set name=value`)."""
+    """List the backbones with their options (`--set name=value`), then the blocks that all of them take."""
+    from dataclasses import fields
+
     from equipoise.models import MODELS, options
+    from equipoise.models.blocks import Blocks
+
+    blocks = {field.name: field.default for field in fields(Blocks)}
+    what_of = _attributes(Blocks.__doc__ or "")
 
     found: dict[str, dict[str, Any]] = {}
     for name, build in MODELS.items():
@@ -34,7 +40,12 @@ def models(json: AsJson = False) -> None:
         if entry["paper"]:
             typer.echo(f"    {entry['paper']}")
         for option, default in entry["options"].items():
-            typer.echo(f"    --set {option}={_shown(default)}")
+            if option not in blocks:
+                typer.echo(f"    --set {option}={_shown(default)}")
+    typer.echo("blocks of every backbone:")
+    for option, default in blocks.items():
+        typer.echo(f"    --set {option}={_shown(default)}")
+        typer.echo(f"        {what_of[option]}")
 
 
 @reported
@@ -81,3 +92,23 @@ def _line(text: str) -> str:
 
 def _shown(value: Any) -> str:
     return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _attributes(text: str) -> dict[str, str]:
+    """Return {attribute: its sentences} of a docstring's Attributes; one named inside another's lines stays there too."""
+    words: dict[str, str] = {}
+    name = ""
+    for line in text.partition("Attributes:")[2].splitlines():
+        head, colon, rest = line.strip().partition(":")
+        if (
+            colon
+            and head.isidentifier()
+            and line.startswith("        ")
+            and not line.startswith("            ")
+        ):
+            name, words[head] = head, rest.strip()
+        elif name and line.strip():
+            words[name] += f" {line.strip()}"
+    for inner in ("cross_rank",):
+        words.setdefault(inner, f"see {inner.partition('_')[0]}")
+    return words

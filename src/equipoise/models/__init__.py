@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from equipoise.data.schema import Schema
 from equipoise.models.adatt import AdaTT
 from equipoise.models.aitm import AITM
+from equipoise.models.blocks import Blocks
 from equipoise.models.dbmtl import DBMTL
 from equipoise.models.ds_moe import DSMoE
 from equipoise.models.esmm import ESMM
 from equipoise.models.home import HoME
 from equipoise.models.mmoe import MMoE
 from equipoise.models.ple import PLE
+from equipoise.models.ppnet import PPNet
 from equipoise.models.ranker import Ranker
 from equipoise.models.shared_bottom import SharedBottom
 from equipoise.models.single_task import SingleTask
@@ -37,6 +40,7 @@ MODELS: dict[str, Callable[..., Ranker]] = {
     "adatt": AdaTT,
     "home": HoME,
     "ds_moe": DSMoE,
+    "ppnet": PPNet,
 }
 """Backbones by name: (schema, **options) -> module with forward, losses, predict, shared_ and task_parameters."""
 
@@ -46,7 +50,8 @@ def options(name: str) -> dict[str, Any]:
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}{nearest(name, MODELS)}")
     parameters = inspect.signature(MODELS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return own | {field.name: field.default for field in fields(Blocks)}
 
 
 def check(name: str, chosen: dict[str, Any]) -> None:
@@ -96,6 +101,7 @@ __all__ = [
     "DSMoE",
     "HoME",
     "MMoE",
+    "PPNet",
     "Ranker",
     "SharedBottom",
     "SingleTask",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import Experts, mixture, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -30,6 +32,7 @@ class AdaTT(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: levels below 1, no expert.
@@ -52,6 +55,7 @@ class AdaTT(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if levels < 1:
@@ -59,7 +63,7 @@ class AdaTT(Ranker):
         self.schema, self.levels, self.num_own = schema, levels, num_own
         self.names = sorted(schema.tasks)  # sums over all experts then do not hang on the order of tasks
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.lower = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
             self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
@@ -88,7 +92,7 @@ class AdaTT(Ranker):
                 h = {t: self._fused(parts(self.lower, t), k, at, h[t], everyone) for at, t in enumerate(h)}
         return torch.cat([*([x] if self.levels == 1 else h.values()), everyone.flatten(1)], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(fused experts of the last level)} [B]."""
         *read, flat = torch.split(representation, self.widths, dim=1)
         everyone = flat.view(flat.shape[0], self.num_own * len(self.names), -1)

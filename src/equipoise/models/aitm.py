@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.losses import Losses, row_losses, task_losses
+from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
-from equipoise.models.layers import FeatureEmbedding, mlp, tower
+from equipoise.models.layers import mlp, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -37,6 +39,7 @@ class AITM(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: several tasks without a funnel, a negative calibration.
@@ -61,6 +64,7 @@ class AITM(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if calibration < 0:
@@ -68,7 +72,7 @@ class AITM(Ranker):
         self.schema, self.calibration = schema, calibration
         self.given = funnel(schema, "aitm")
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             d = hidden[-1] if hidden else width
             followed = set(self.given.values())
@@ -87,7 +91,7 @@ class AITM(Ranker):
         out: Tensor = self.embedding(batch)
         return out
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(z)} [B]."""
         z: dict[str, Tensor] = {}
         for task in [t for t in self.schema.tasks if t not in self.given] + list(self.given):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
+from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
-from equipoise.models.layers import FeatureEmbedding, mlp, tower
+from equipoise.models.layers import mlp, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -28,6 +30,7 @@ class DBMTL(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: several tasks without a funnel, no relation size.
@@ -49,6 +52,7 @@ class DBMTL(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if not relation:
@@ -60,7 +64,7 @@ class DBMTL(Ranker):
             self.before[task] = [*self.before[last], last]
         followed = set(given.values())
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
             size = tower_sizes[-1] if tower_sizes else width
@@ -80,7 +84,7 @@ class DBMTL(Ranker):
         out: Tensor = self.trunk(self.embedding(batch))
         return out
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: w r + b} [B]."""
         r: dict[str, Tensor] = {}
         for task, steps in self.before.items():

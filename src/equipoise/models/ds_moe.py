@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.losses import Losses, row_losses, task_losses
-from equipoise.models.layers import Experts, FeatureEmbedding, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import Experts, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -32,6 +34,7 @@ class DSMoE(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: top_k out of range, no expert, a negative balance.
@@ -57,6 +60,7 @@ class DSMoE(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
@@ -65,7 +69,7 @@ class DSMoE(Ranker):
             raise ValueError(f"balance must be >= 0, got {balance}; 0 leaves it out")
         self.schema, self.top_k, self.balance = schema, top_k, balance
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.shared = Experts(num_shared, width, expert, dropout, batch_norm)
             self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
@@ -81,7 +85,7 @@ class DSMoE(Ranker):
         x = self.embedding(batch)
         return torch.cat([x, self.shared(x).sum(1), self.experts(x).flatten(1)], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(shared and routed experts)} [B]."""
         return self._outputs(representation, self._routes(representation))
 
@@ -89,7 +93,7 @@ class DSMoE(Ranker):
         """Return {task: scalar loss or None}, the load balance in it."""
         representation = self.represent(batch)
         routes = self._routes(representation)
-        outputs, rows = self._outputs(representation, routes), {}
+        outputs, rows = self.with_sides(batch, self._outputs(representation, routes)), {}
         for task, (scores, taken) in routes.items():
             z = outputs[task].to(torch.promote_types(outputs[task].dtype, torch.float32))
             share = taken.to(scores.dtype).mean(0) * (scores.shape[1] / self.top_k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.losses import Losses, task_losses
+from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
-from equipoise.models.layers import FeatureEmbedding, tower
+from equipoise.models.layers import tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 Logs = dict[str, Tensor]
@@ -44,6 +46,7 @@ class ESMM(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: several tasks without a funnel of binary ones, an unknown loss, a weight or propensity out of range.
@@ -69,6 +72,7 @@ class ESMM(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if loss not in ("ctcvr", "ips", "dr"):
@@ -81,9 +85,10 @@ class ESMM(Ranker):
         self.cvr_weight, self.ctcvr_weight = cvr_weight, ctcvr_weight
         self.given = funnel(schema, "esmm", binary=True)
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             self.upper = nn.ModuleDict()
             self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.shared_sides = tuple(set(self.given.values()))
             for task in schema.tasks:
                 made = tower(self.embedding.width, hidden, dropout, batch_norm)
                 if task in self.given.values():
@@ -102,13 +107,13 @@ class ESMM(Ranker):
 
     def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: logit [B]}, of a conversion that of its CTCVR: log P - log(1 - P)."""
-        steps = self._steps(representation)
+        steps = self._steps(batch, representation)
         return self._outputs(steps, _log_probabilities(steps, self.given))
 
     def losses(self, batch: Batch) -> Losses:
         """Return {task: scalar loss or None}; of a conversion over all impressions whose label is known."""
         x = self.represent(batch)
-        steps = self._steps(x)
+        steps = self._steps(batch, x)
         log_p, log_q = logs = _log_probabilities(steps, self.given)
         rows = {}
         for task in self.schema.tasks:
@@ -127,7 +132,7 @@ class ESMM(Ranker):
 
         cvr is P(buy | click), to be judged on clicked rows; ctcvr is P(buy), on all impressions, as `predict` has it.
         """
-        steps = self._steps(self.represent(batch))
+        steps = self._steps(batch, self.represent(batch))
         log_p, _ = _log_probabilities(steps, self.given)
         first = sorted(set(self.given.values()) - set(self.given))
         named = {f"ctr:{task}" if len(first) > 1 else "ctr": torch.sigmoid(steps[task]) for task in first}
@@ -137,12 +142,13 @@ class ESMM(Ranker):
             named[f"ctcvr{end}"] = log_p[task].exp().to(steps[task].dtype)
         return named
 
-    def _steps(self, x: Tensor) -> dict[str, Tensor]:
+    def _steps(self, batch: Batch, x: Tensor) -> dict[str, Tensor]:
         """Return {task: raw output of its tower [B]}: the logit of P(task | the task before it)."""
-        return {
+        steps = {
             task: (self.upper[task] if task in self.upper else parts(self.own, task)["tower"])(x).squeeze(-1)
             for task in self.schema.tasks
         }
+        return self.with_sides(batch, steps)
 
     def _outputs(self, steps: Mapping[str, Tensor], logs: tuple[Logs, Logs]) -> dict[str, Tensor]:
         log_p, log_q = logs

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import Experts, mixture, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -37,6 +39,7 @@ class HoME(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU of the towers; experts always have it.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: groups that do not hold each task once, no expert, loras below 1.
@@ -62,6 +65,7 @@ class HoME(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if loras < 1:
@@ -69,7 +73,7 @@ class HoME(Ranker):
         self.schema, self.num_experts = schema, num_experts
         self.members = _groups(schema, groups)
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
 
             def block(inputs: int) -> nn.Module:
@@ -110,7 +114,7 @@ class HoME(Ranker):
         flat = [e.flatten(1) for e in (*meta, self.experts(z))]
         return torch.cat([x, *flat[:-1], z, flat[-1]], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(h)} [B]."""
         x, *meta, z, common = torch.split(representation, self.widths, dim=1)
         first, shared = self._experts(meta[0]), self._experts(common)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import Experts, mixture, tower
 from equipoise.models.ranker import Ranker, seeded
 
 
@@ -25,6 +27,7 @@ class MMoE(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018,
     equations 6 and 7; gates are linear in the input without a bias, as there.
@@ -44,13 +47,14 @@ class MMoE(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if gates not in ("own", "shared"):
             raise ValueError(f"gates must be 'own' or 'shared', got {gates!r}")
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
             self.gate = nn.Linear(width, num_experts, bias=False) if gates == "shared" else None
@@ -66,7 +70,7 @@ class MMoE(Ranker):
         x = self.embedding(batch)
         return torch.cat([x, self.experts(x).flatten(1)], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(gated mixture)} [B]."""
         x = representation[:, : self.embedding.width]
         f = representation[:, self.embedding.width :].view(x.shape[0], self.experts.num_experts, -1)

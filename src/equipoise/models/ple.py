@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import Experts, mixture, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -30,6 +32,7 @@ class PLE(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: levels below 1, no expert.
@@ -54,6 +57,7 @@ class PLE(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if levels < 1:
@@ -63,7 +67,7 @@ class PLE(Ranker):
         self.schema, self.levels = schema, levels
         self.names = sorted(schema.tasks)  # sums over all experts then do not hang on the order of tasks
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.shared_experts, self.shared_gates = nn.ModuleList(), nn.ModuleList()
             self.lower = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
@@ -109,7 +113,7 @@ class PLE(Ranker):
         read = [x] if self.levels <= 2 else list(own.values())
         return torch.cat([*read, *(h.flatten(1) for h in weighed)], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(gated mixture of the last level)} [B]."""
         blocks = torch.split(representation, self.widths, dim=1)
         read, weighed = blocks[: self.num_read], [self._experts(h) for h in blocks[self.num_read :]]

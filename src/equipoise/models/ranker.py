@@ -11,22 +11,52 @@ from torch import Tensor, nn
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.losses import Losses, predictions, task_losses
-from equipoise.models.layers import FeatureEmbedding
+from equipoise.models.blocks import BlockOptions, Blocks
+from equipoise.models.embedding import FeatureEmbedding
+from equipoise.models.sides import Side
 
 
 class Ranker(nn.Module):
-    """Base of the backbones. A subclass sets `schema`, `own` ({task: modules}) and defines `represent` and `outputs`."""
+    """Base of the backbones. A subclass sets `schema`, `own` ({task: modules}) and defines `represent` and `logits`.
+
+    `inputs` makes its embedding and, where blocks ask for them, `sides` ({task: Side}), the tasks' own but for `shared_sides`, which several
+    losses reach.
+    """
 
     schema: Schema
     own: nn.ModuleDict
+    shared_sides: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = nn.ModuleDict()
+
+    def inputs(
+        self, schema: Schema, dim: int, id_dropout: float, sparse: bool, options: BlockOptions
+    ) -> FeatureEmbedding:
+        """Return the input's embedding with its blocks; the tasks' sides are made too. TypeError for an unknown block."""
+        blocks, sparse = Blocks(**options), sparse or schema.sparse
+        made = FeatureEmbedding(schema, dim, id_dropout, sparse, blocks)
+        if blocks.wide or blocks.biases:
+            for task in schema.tasks:
+                self.sides[task] = Side(schema, blocks, dim, id_dropout, sparse)
+        return made
 
     def represent(self, batch: Batch) -> Tensor:
         """Return the shared representation that the task parts read, [B, ...]."""
         raise NotImplementedError
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
-        """Return {task: raw output [B]} from the shared representation."""
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+        """Return {task: raw output [B]} from the shared representation, without the sides."""
         raise NotImplementedError
+
+    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+        """Return {task: raw output [B]} from the shared representation, the tasks' sides added."""
+        return self.with_sides(batch, self.logits(batch, representation))
+
+    def with_sides(self, batch: Batch, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return {task: raw output + its wide part and bias tower}; the same without them."""
+        return {task: z + self.sides[task](batch) for task, z in logits.items()} if self.sides else logits
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return {task: raw output [B]}: a logit (watch: log of expected / mean time), or a standardised regression value."""
@@ -44,11 +74,14 @@ class Ranker(nn.Module):
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Return the parameters that only this task reaches; ValueError for an unknown task."""
         self.schema.label(task)
-        return list(self.own[task].parameters())
+        own = list(self.own[task].parameters())
+        if task in self.sides and task not in self.shared_sides:
+            own += self.sides[task].parameters()
+        return own
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return all other parameters, in the order of `parameters()`."""
-        own = {id(p) for p in self.own.parameters()}
+        own = {id(p) for task in self.schema.tasks for p in self.task_parameters(task)}
         return [p for p in self.parameters() if id(p) not in own]
 
     def tables(self) -> list[nn.Parameter]:

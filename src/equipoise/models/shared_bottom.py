@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import FeatureEmbedding, mlp, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import mlp, tower
 from equipoise.models.ranker import Ranker, seeded
 
 
@@ -22,6 +24,7 @@ class SharedBottom(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Source: R. Caruana, Multitask Learning, Machine Learning 28, 1997.
     """
@@ -38,11 +41,12 @@ class SharedBottom(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
             self.own = nn.ModuleDict(
@@ -54,6 +58,6 @@ class SharedBottom(Ranker):
         out: Tensor = self.trunk(self.embedding(batch))
         return out
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(trunk)} [B]."""
         return {task: tower(representation).squeeze(-1) for task, tower in self.own.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import FeatureEmbedding, mlp, tower
+from equipoise.models.blocks import BlockOptions
+from equipoise.models.layers import mlp, tower
 from equipoise.models.ranker import Ranker, seeded
 
 
@@ -25,6 +27,7 @@ class SingleTask(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: a schema of several tasks.
@@ -42,6 +45,7 @@ class SingleTask(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if len(schema.tasks) != 1:
@@ -51,7 +55,7 @@ class SingleTask(Ranker):
             )
         self.schema = schema
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
             self.own = nn.ModuleDict({schema.tasks[0]: tower(width, tower_sizes, dropout, batch_norm)})
@@ -61,6 +65,6 @@ class SingleTask(Ranker):
         out: Tensor = self.trunk(self.embedding(batch))
         return out
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(trunk)} [B]."""
         return {task: tower(representation).squeeze(-1) for task, tower in self.own.items()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
-from equipoise.models.layers import Experts, FeatureEmbedding, mixture, tower
+from equipoise.models.blocks import BlockOptions, Blocks
+from equipoise.models.embedding import FeatureEmbedding
+from equipoise.models.layers import Experts, mixture, tower
 from equipoise.models.ranker import Ranker, parts, seeded
 
 
@@ -28,6 +31,7 @@ class STEM(Ranker):
         dropout: after each hidden layer. batch_norm: before each ReLU.
         id_dropout, sparse: see `FeatureEmbedding`; ids are dropped for each table apart, sparse also where the schema says so.
         seed: of the initial parameters; None draws from torch's generator as it is.
+        blocks: what else the model has, see `equipoise.models.blocks.Blocks`.
 
     Raises:
         ValueError: no expert.
@@ -50,6 +54,7 @@ class STEM(Ranker):
         id_dropout: float = 0.05,
         sparse: bool = False,
         seed: int | None = None,
+        **blocks: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
         if num_shared < 1 or num_own < 1:
@@ -57,7 +62,7 @@ class STEM(Ranker):
         self.schema, self.num_shared = schema, num_shared
         self.names = sorted(schema.tasks)  # sums over all experts then do not hang on the order of tasks
         with seeded(seed):
-            self.embedding = FeatureEmbedding(schema, embedding_dim, id_dropout, sparse or schema.sparse)
+            self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.experts = Experts(num_shared, width, expert, dropout, batch_norm)
             self.own = nn.ModuleDict()
@@ -65,7 +70,7 @@ class STEM(Ranker):
                 self.own[task] = nn.ModuleDict(
                     {
                         "embedding": FeatureEmbedding(
-                            schema, embedding_dim, id_dropout, sparse or schema.sparse
+                            schema, embedding_dim, id_dropout, sparse or schema.sparse, Blocks(**blocks)
                         ),
                         "experts": Experts(num_own, width, expert, dropout, batch_norm),
                         "gate": nn.Linear(width, num_own * len(schema.tasks) + num_shared, bias=False),
@@ -78,7 +83,7 @@ class STEM(Ranker):
         x = self.embedding(batch)
         return torch.cat([x, self.experts(x).flatten(1)], dim=1)
 
-    def outputs(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
+    def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(gated mixture)} [B]."""
         width, rows = self.embedding.width, representation.shape[0]
         common, shared = representation[:, :width], representation[:, width:].view(rows, self.num_shared, -1)
