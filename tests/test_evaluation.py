@@ -6,9 +6,10 @@ import pytest
 import torch
 from logs import small_log
 
-from equipoise.evaluation import monitored, predict, score, score_task
+from equipoise.evaluation import check_monitor, monitored, predict, score, score_task
 from equipoise.losses import task_losses
-from equipoise.models import SharedBottom
+from equipoise.metrics import auc
+from equipoise.models import ESMM, SharedBottom
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +63,17 @@ def test_an_undefined_monitor_says_so(log):
     with pytest.raises(ValueError, match="did you mean 'click:gauc'"):
         monitored(log.schema, scores, "click:guac")
     assert monitored(log.schema, scores, "click:logloss") == -0.4
+
+
+def test_a_conversion_is_also_judged_among_the_rows_that_passed_the_step_before(log):
+    model = ESMM(log.only(["click", "buy"]).schema, embedding_dim=2, hidden=(4,), seed=0).eval()
+    test = log.only(["click", "buy"]).split("test")
+    found = score(model, test)
+    assert "cvr_auc" not in found["click"]
+    batch = next(test.batches(len(test)))
+    rows = batch.masks["buy"] & (batch.labels["click"] > 0)
+    wanted = auc(batch.labels["buy"][rows].numpy(), model.named(batch)["cvr"][rows].numpy())
+    assert found["buy"]["cvr_auc"] == pytest.approx(wanted, abs=1e-3)  # rounding breaks ties of equal rows
+    check_monitor(log.schema, "buy:cvr_auc")
+    with pytest.raises(ValueError, match="monitor must be"):
+        check_monitor(log.schema, "click:cvr_auc")

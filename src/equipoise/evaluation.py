@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from equipoise import metrics
-from equipoise.data.schema import Schema
+from equipoise.data.schema import Label, Schema
 from equipoise.data.store import Split
 from equipoise.models.ranker import Ranker
 from equipoise.names import nearest
@@ -17,11 +17,11 @@ from equipoise.names import nearest
 Scores = dict[str, dict[str, float | int | None]]
 
 METRICS = {
-    "binary": ("auc", "gauc", "gauc_macro", "logloss", "normalised_entropy", "soft_auc"),
+    "binary": ("auc", "gauc", "gauc_macro", "logloss", "normalised_entropy", "soft_auc", "cvr_auc"),
     "regression": ("xauc", "gxauc", "rmse", "mae"),
     "watch": ("xauc", "gxauc", "rmse", "mae"),
 }
-"""What a run can be monitored by; gauc needs groups and soft_auc a simulated log."""
+"""What a run can be monitored by; gauc needs groups, soft_auc a simulated log and cvr_auc a step before."""
 LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae")
 
 
@@ -47,10 +47,33 @@ def predict(
 
 
 def score(model: Ranker, split: Split, device: str = "cpu") -> Scores:
-    """Return {task: {metric: value}} over the rows whose label is known; None where a metric is not defined."""
-    return {
-        task: score_task(split, task, values) for task, values in predict(model, split, device=device).items()
-    }
+    """Return {task: {metric: value}} over the rows whose label is known; None where a metric is not defined.
+
+    A binary task that is given another one also has cvr_auc, its AUC among the rows that passed the step before.
+    """
+    predicted = predict(model, split, device=device)
+    found = {task: score_task(split, task, values) for task, values in predicted.items()}
+    for label in split.schema.labels:
+        if label.given is not None and _follows(split.schema, label):
+            found[label.name]["cvr_auc"] = _conversion(split, label.name, label.given, predicted)
+    return found
+
+
+def _follows(schema: Schema, label: Label) -> bool:
+    """Return whether a label is binary and given another binary one."""
+    return label.given is not None and {label.kind, schema.label(label.given).kind} == {"binary"}
+
+
+def _conversion(
+    split: Split, task: str, before: str, predicted: dict[str, np.ndarray[Any, Any]]
+) -> float | None:
+    """Return the AUC of P(task) / P(before), which is P(task | before), among rows with `before`; None for one class."""
+    labels, known = split.labels(task)
+    passed, seen = split.labels(before)
+    rows = known & seen & (passed > 0)
+    rate = predicted[task][rows] / np.maximum(predicted[before][rows], 1e-30)
+    value = metrics.auc(labels[rows].astype(np.float64), rate)
+    return None if math.isnan(value) else value
 
 
 def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict[str, float | int | None]:
@@ -106,7 +129,10 @@ def check_monitor(schema: Schema, monitor: str) -> None:
     for label in schema.labels:
         for metric in METRICS[label.kind]:
             grouped = metric not in ("gauc", "gauc_macro", "gxauc") or schema.group is not None
-            if grouped and (metric != "soft_auc" or schema.simulated):
+            there = (metric != "soft_auc" or schema.simulated) and (
+                metric != "cvr_auc" or _follows(schema, label)
+            )
+            if grouped and there:
                 known.append(f"{label.name}:{metric}")
     if monitor not in known:
         raise ValueError(
