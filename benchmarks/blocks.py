@@ -1,4 +1,4 @@
-"""What DCN-v2, a sequence and dense numbers add to SharedBottom on KuaiRand, plain Adam, each at its best of three rates.
+"""What blocks and a watch-time task add to SharedBottom on KuaiRand, plain Adam, each at its best of three rates.
 
 python benchmarks/blocks.py --data FOLDER/kuairand_pure [--seeds 3] [--work runs/blocks] [--jobs 2]
 
@@ -26,6 +26,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "numerical=dense": {"model.numerical": "dense"},
     "wide": {"model.wide": True},
 }
+LOGS: dict[str, tuple[int, list[str]]] = {
+    "no history": (0, TASKS),
+    "watch time as a fourth task, no history": (0, [*TASKS, "watch_time"]),
+}
+"""{row: (history, tasks)} where it is not 50 and `TASKS`."""
 
 
 def main() -> None:
@@ -35,17 +40,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/blocks"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2])
-    parser.add_argument("--rows", nargs="+", choices=["no history", *ROWS], default=["no history", *ROWS])
+    parser.add_argument("--rows", nargs="+", choices=[*LOGS, *ROWS], default=[*LOGS, *ROWS])
     parser.add_argument("--jobs", type=int)
     chosen = parser.parse_args()
     chosen.work.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {}
     for name in chosen.rows:
-        length = 0 if name == "no history" else 50
-        path = chosen.work / f"log-{length}"
+        length, tasks = LOGS.get(name, (50, TASKS))
+        path = chosen.work / f"log-{length}-{len(tasks)}"
         if not path.is_dir():
             kuairand.prepare(
-                chosen.data, path, tasks=TASKS, valid_date=20220505, test_date=20220506, history=length
+                chosen.data, path, tasks=tasks, valid_date=20220505, test_date=20220506, history=length
             )
         found = table(
             path,

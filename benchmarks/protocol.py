@@ -47,7 +47,11 @@ def one_run(job: dict[str, Any]) -> dict[str, Any]:
         result = fit(config, log, None, progress)
     found = {**result.metrics, "wall": time.monotonic() - begun}
     file.write_text(json.dumps(found))
-    print(f"{job['name']}: " + " ".join(f"{t} {v['auc']:.4f}" for t, v in found["valid"].items()), flush=True)
+    print(
+        f"{job['name']}: "
+        + " ".join(f"{t} {v.get('auc', v.get('xauc')):.4f}" for t, v in found["valid"].items()),
+        flush=True,
+    )
     return found
 
 
@@ -97,7 +101,7 @@ def table(
             values = {}
             for lr, future in tuning[side, *own].items():
                 valid = future.result()["valid"]
-                values[lr] = statistics.mean(found["auc"] for found in valid.values())
+                values[lr] = statistics.mean(found["auc"] for found in valid.values() if "auc" in found)
             best = max(values, key=lambda lr: values[lr])
             final[side, *own] = (
                 best,

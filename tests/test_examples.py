@@ -13,9 +13,15 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     ("name", "match"),
-    [("own_model.py", r"click ([\d.]+) -> ([\d.]+)"), ("plain_loop.py", "checkpoint holds the model: True")],
+    [
+        ("own_model.py", r"click ([\d.]+) -> ([\d.]+)"),
+        ("plain_loop.py", "checkpoint holds the model: True"),
+        ("lightning_module.py", r"click ([\d.]+) -> ([\d.]+)"),
+    ],
 )
 def test_example(name, match):
+    if name == "lightning_module.py":
+        pytest.importorskip("lightning", reason="lightning is not installed")
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),

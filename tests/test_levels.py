@@ -1,351 +1,242 @@
-"""The representation level, weights before the backward, one Gram matrix a tensor, and what methods may ask for."""
+"""Ordinal labels and D2Q: losses against numpy, predictions in the label's own unit, and every refusal."""
 
-import dataclasses
+from __future__ import annotations
 
+import json
+
+import numpy as np
+import polars as pl
 import pytest
 import torch
-from toy import clones, losses, make, moved
+from logs import SCHEMA, frame, schema_of
+from scipy.optimize import minimize_scalar
+from typer.testing import CliRunner
 
 import equipoise as eq
-from equipoise.solve import balance
+from equipoise.cli import app
+from equipoise.data import Label, Log, Schema, prepare_table, write_log
+from equipoise.data.infer import parse_label
+from equipoise.evaluation import predict, score
+from equipoise.losses import predictions, row_losses
+from equipoise.models import MODELS, build, options
 
-D = torch.float64
-
-
-def represented(parameters, step, tasks="abc"):
-    """Return the toy's losses with the trunk's output, which every tower reads."""
-    generator = torch.Generator().manual_seed(100 + step)
-    x = torch.randn(8, 4, generator=generator, dtype=D)
-    h = torch.tanh(x @ parameters["trunk"].T)
-    return {n: (h @ parameters[n] - x[:, ord(n) % 4] - 0.5).square().mean() for n in tasks}, h
-
-
-@dataclasses.dataclass(frozen=True)
-class Ones:
-    """Weight 1 for each task; `needs` are noted in `seen`."""
-
-    seen: list = dataclasses.field(default_factory=list)
-    level = "gradients"
-    any_level = False
-    scale = "raw"
-    total = "tasks"
-    needs = ()
-    solves = False
-
-    def init(self, num_tasks):
-        return {}
-
-    def __call__(self, statistic, state, **needs):
-        self.seen.append((statistic, needs))
-        return torch.ones(len(statistic), dtype=D), state
-
-
-# ---- representation ----
-
-
-@pytest.mark.parametrize("kind", (torch.optim.SGD, torch.optim.Adam))
-def test_representation_is_the_weighted_gradient_of_its_gram(kind):
-    """Weights from the gradients at the representation; then torch's own step on the weighted sum, towers plain."""
-    parameters, _, balancer = make("pub", kind, level="representation")
-    twin, optimizer, _ = make("pub", kind)
-    for step in range(4):
-        found, h = represented(parameters, step)
-        balancer.backward(found, representation=h)
-        balancer.step()
-        expected, h = represented(twin, step)
-        rows = torch.stack(
-            [torch.autograd.grad(v, h, retain_graph=True)[0].flatten() for v in expected.values()]
-        )
-        w = balance(rows @ rows.T).weights
-        w = w / w.sum()
-        torch.testing.assert_close(
-            torch.tensor(list(balancer.last.weights.values()), dtype=D), w, rtol=1e-12, atol=0
-        )
-        assert set(balancer.last.cosines) == {"representation"}
-        optimizer.zero_grad()
-        for name, loss in expected.items():
-            twin[name].grad = torch.autograd.grad(loss, twin[name], retain_graph=True)[0]
-        total = (w * torch.stack(list(expected.values()))).sum()
-        twin["trunk"].grad = torch.autograd.grad(total, twin["trunk"])[0]
-        optimizer.step()
-        for name, p in twin.items():  # another order of sums
-            torch.testing.assert_close(parameters[name], p, rtol=1e-10, atol=1e-12)
-
-
-def test_representation_finds_shared_and_reads_it_from_the_losses():
-    parameters, _, balancer = make("pub", level="representation", shared=None)
-    found, h = represented(parameters, 0)
-    balancer.backward(eq.Losses(found, dict.fromkeys(found, 8.0), h))
-    balancer.step()
-    assert balancer.last.status == "solved"
-
-
-def test_representation_between_solves_keeps_the_weights():
-    parameters, _, balancer = make("pub", level="representation", every=3)
-    statuses = []
-    for step in range(4):
-        found, h = represented(parameters, step)
-        balancer.backward(found, representation=h)
-        balancer.step()
-        statuses.append(balancer.last.status)
-    assert statuses == ["solved", "kept", "kept", "solved"]
-
-
-@pytest.mark.parametrize("what", ("absent", "nan", "zero"))
-def test_representation_leaves_a_task_out(what):
-    parameters, _, balancer = make("pub", level="representation")
-    before = clones(parameters)
-    found, h = represented(parameters, 0)
-    found["b"] = {"absent": None, "nan": found["b"] * float("nan"), "zero": found["b"] * 0.0}[what]
-    balancer.backward(found, representation=h)
-    balancer.step()
-    assert moved(before, parameters) == {"trunk", "a", "c"}
-    assert balancer.last.weights["b"] == 0.0
-    assert balancer.last.nonfinite == (("b",) if what == "nan" else ())
-
-
-def test_representation_accumulates_with_the_weights_of_the_first_call():
-    parameters, _, balancer = make("pub", torch.optim.SGD, level="representation")
-    before = clones(parameters)
-    gradient = torch.zeros_like(parameters["trunk"])
-    for step in range(2):
-        found, h = represented(parameters, step)
-        if step == 0:
-            rows = torch.stack(
-                [torch.autograd.grad(v, h, retain_graph=True)[0].flatten() for v in found.values()]
-            )
-            w = balance(rows @ rows.T).weights
-        total = (w / w.sum() * torch.stack(list(found.values()))).sum()
-        gradient += torch.autograd.grad(total, parameters["trunk"], retain_graph=True)[0] / 2
-        balancer.backward(found, representation=h)
-    balancer.step()
-    torch.testing.assert_close(parameters["trunk"], before["trunk"] - 0.05 * gradient, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("choice", ("damp", "skip", "raise"))
-def test_representation_without_a_common_descent(choice):
-    parameters, _, balancer = make("pub", level="representation", on_stationary=choice, tasks="ab")
-    before = clones(parameters)
-    h = parameters["trunk"].sum(1)
-    found = {"a": (h * parameters["a"].detach()).sum() + parameters["a"].sum()}
-    found["b"] = -(h * parameters["a"].detach()).sum() + parameters["b"].sum()
-    if choice == "raise":
-        with pytest.raises(eq.StationaryError, match="representation"):
-            balancer.backward(found, representation=h)
-        assert moved(before, parameters) == set()
-        with pytest.raises(RuntimeError, match="step needs a backward"):
-            balancer.step()
-        return
-    balancer.backward(found, representation=h)
-    balancer.step()
-    assert balancer.last.status == "stationary"
-    assert moved(before, parameters) - {"trunk"} == {"a", "b"}
-    if choice == "skip":
-        assert balancer.last.skipped
-        assert torch.equal(before["trunk"], parameters["trunk"])
-
-
-def test_representation_refuses():
-    parameters, _, balancer = make("pub", level="representation")
-    with pytest.raises(ValueError, match="representation must be given"):
-        balancer.backward(represented(parameters, 0)[0])
-    with pytest.raises(ValueError, match=r"losses\['a'\] must reach the representation"):
-        balancer.backward(represented(parameters, 0)[0], representation=torch.ones(2, requires_grad=True))
-    for arguments, what in (({"moments": "per_task"}, "moments"), ({"clip": eq.Clippy()}, "clip")):
-        with pytest.raises(ValueError, match=f"cannot have {what}"):
-            make("pub", level="representation", **arguments)
-
-
-# ---- weights before the backward ----
-
-
-def test_a_loss_level_method_is_solved_each_step_from_one_backward():
-    """between='weighted' at level "losses": new weights every step, the same parameters as with T backwards."""
-
-    @dataclasses.dataclass(frozen=True)
-    class ByLoss(Ones):
-        level = "losses"
-
-        def __call__(self, statistic, state, **needs):
-            return statistic / statistic.sum(), state
-
-    parameters, _, one = make(ByLoss(), between="weighted")
-    twin, _, each = make(ByLoss())
-    for step in range(5):
-        for b, p in ((one, parameters), (each, twin)):
-            b.backward(losses(p, step))
-            b.step()
-        assert one.last.weights == pytest.approx(each.last.weights, rel=1e-9)
-        assert one.last.status == "solved"
-    for name, p in twin.items():
-        torch.testing.assert_close(parameters[name], p, rtol=1e-8, atol=1e-10)
-
-
-# ---- one Gram matrix a tensor ----
-
-
-def test_per_tensor_balances_each_tensor_by_itself():
-    parameters, _, balancer = make(
-        "pub", torch.optim.SGD, shared=("trunk", "bias"), tasks=("a", "b", "bias"), per="tensor"
-    )
-    before = clones(parameters)
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(2, 3, 4, generator=generator, dtype=D)
-    found = {
-        n: (x[i] * parameters["trunk"]).sum() + (i + 1) * parameters["bias"].sum() + parameters[n].sum()
-        for i, n in enumerate(("a", "b"))
+MIXED = Schema.model_validate(
+    SCHEMA.model_dump()
+    | {
+        "features": [*SCHEMA.model_dump()["features"], {"kind": "numerical", "name": "length"}],
+        "labels": [
+            {"name": "click"},
+            {"name": "stars", "kind": "ordinal", "given": "click"},
+            {"name": "time", "kind": "watch", "way": "d2q", "duration": "length"},
+            {"name": "dwell", "kind": "watch"},
+            {"name": "log", "column": "dwell", "kind": "regression", "transform": "log1p"},
+        ],
     }
-    balancer.backward(found)
-    balancer.step()
-    for name, rows in (("trunk", x.flatten(1)), ("bias", torch.tensor([[1.0] * 3, [2.0] * 3], dtype=D))):
-        w = balance(rows @ rows.T).weights
-        step = (w / w.sum()) @ rows
-        torch.testing.assert_close(
-            before[name] - parameters[name], 0.05 * step.reshape(before[name].shape), rtol=1e-9, atol=0
+)
+SMALL = {
+    "embedding_dim": 2,
+    "hidden": (4,),
+    "expert": (4,),
+    "tower_sizes": (),
+    "relation": (4,),
+    "id_dropout": 0.0,
+}
+
+
+def rows(n=240, seed=0):
+    g = np.random.default_rng(seed)
+    length = g.choice([10.0, 100.0], n)
+    return frame(n, seed).with_columns(
+        stars=pl.Series(g.choice([1, 2, 5], n, p=[0.2, 0.5, 0.3])),
+        length=pl.Series(length),
+        time=pl.Series(length * g.random(n)),
+    )
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    frames = {name: rows(240, at) for at, name in enumerate(("train", "valid", "test"))}
+    return write_log(tmp_path_factory.mktemp("levels") / "log", frames, MIXED)
+
+
+@pytest.fixture(scope="module")
+def batch(log):
+    return next(log.split("train").batches(240))
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def shares():
+    stars = rows()["stars"].to_numpy()
+    return np.array([np.mean(stars > 1), np.mean(stars > 2)])
+
+
+def test_ordinal_loss_and_prediction_are_cumulative_logits(log, batch):
+    z = torch.linspace(-4, 4, 240, dtype=torch.float64)
+    above = sigmoid(z.numpy()[:, None] + np.log(shares() / (1 - shares())))
+    p = np.stack([1 - above[:, 0], above[:, 0] - above[:, 1], above[:, 1]], 1)
+    np.testing.assert_allclose(p.sum(1), 1)
+    at = np.searchsorted([1, 2, 5], batch.labels["stars"].numpy())
+    wanted = -np.log(p[np.arange(240), at])
+    np.testing.assert_allclose(row_losses("stars", z, batch, log.schema).numpy(), wanted, rtol=1e-9)
+    found = predictions({"stars": z}, log.schema)["stars"].numpy()
+    np.testing.assert_allclose(found, p @ [1, 2, 5], rtol=1e-9)
+
+
+def test_ordinal_is_finite_and_has_a_gradient_far_out(log, batch):
+    z = torch.tensor([-300.0, 300.0] * 120, dtype=torch.float64, requires_grad=True)
+    loss = row_losses("stars", z, batch, log.schema)
+    assert torch.isfinite(loss).all()
+    loss.sum().backward()
+    assert torch.isfinite(z.grad).all() and (z.grad != 0).any()
+    near = torch.linspace(-2, 2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: row_losses("stars", z, batch.part(0, 6), log.schema), near)
+
+
+def test_without_features_the_best_output_of_an_ordinal_task_is_0(log, batch):
+    best = minimize_scalar(
+        lambda z: float(
+            row_losses("stars", torch.full((240,), z, dtype=torch.float64), batch, log.schema).mean()
         )
-    assert sum(balancer.last.weights.values()) == pytest.approx(1.0)
-
-
-def test_per_tensor_gives_no_weight_to_a_task_that_does_not_reach_the_tensor():
-    parameters, _, balancer = make(
-        "pub", torch.optim.SGD, shared=("trunk", "bias"), tasks=("a", "b", "bias"), per="tensor"
     )
-    before = clones(parameters)
-    balancer.backward(
-        {"a": parameters["trunk"].sum() + parameters["bias"].sum(), "b": parameters["trunk"].sum() * 2}
+    assert best.x == pytest.approx(0, abs=1e-4)
+    mean = predictions({"stars": torch.zeros(1, dtype=torch.float64)}, log.schema)["stars"]
+    assert float(mean) == pytest.approx(rows()["stars"].mean())
+
+
+def test_d2q_ranks_a_time_among_those_of_its_length(log, batch):
+    edges, *tables = log.schema.label_levels["time"]
+    assert len(edges) == 1 and len(tables) == 2
+    data = rows()
+    long = data["length"].to_numpy() == 100
+    z = torch.zeros(240, dtype=torch.float64)
+    loss = row_losses("time", z, batch, log.schema).numpy()
+    np.testing.assert_allclose(loss, np.log(2))  # whatever the rank, at z = 0
+    slope = torch.zeros(240, dtype=torch.float64, requires_grad=True)
+    row_losses("time", slope, batch, log.schema).sum().backward()
+    rank = 0.5 - slope.grad.numpy()  # of the cross-entropy sigmoid(z) - rank
+    times = data["time"].to_numpy()
+    for which in (long, ~long):
+        order = np.argsort(np.argsort(times[which])) / which.sum()
+        assert np.abs(rank[which] - order).max() < 0.02  # 101 quantiles
+    assert np.corrcoef(rank, long)[0, 1] < 0.1  # a longer item has no higher rank
+
+
+def test_d2q_predicts_the_quantile_of_the_items_length(log, batch):
+    q = np.linspace(0.01, 0.99, 240)
+    found = predictions({"time": torch.tensor(np.log(q / (1 - q)))}, log.schema, batch.numerical)[
+        "time"
+    ].numpy()
+    data = rows()
+    long = data["length"].to_numpy() == 100
+    for which in (long, ~long):
+        wanted = np.quantile(data["time"].to_numpy()[which], q[which])
+        np.testing.assert_allclose(
+            found[which], wanted, rtol=0.05, atol=0.3
+        )  # between 101 quantiles linearly
+    with pytest.raises(ValueError, match="numerical must be given"):
+        predictions({"time": torch.zeros(3)}, log.schema)
+
+
+def test_what_was_learned_is_kept_with_the_log(log):
+    again = Log.open(log.path)
+    assert again.schema == log.schema
+    values = [value for value, _ in again.schema.label_levels["stars"]]
+    assert values == [1.0, 2.0, 5.0] and again.schema.label_levels["stars"][-1][1] == 1.0
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("single_task", "esmm", "escm2")])
+def test_every_backbone_trains_all_kinds_at_once(log, name):
+    schema = schema_of(name, log)
+    model = build(name, schema, seed=0, **{k: v for k, v in SMALL.items() if k in options(name)})
+    balancer = eq.Balancer(
+        torch.optim.Adam(model.parameters(), lr=1e-2), eq.PUB(), shared=model.shared_parameters()
     )
-    balancer.step()
-    torch.testing.assert_close(before["bias"] - parameters["bias"], torch.full((3,), 0.05, dtype=D))
-
-
-def test_per_tensor_refuses():
-    with pytest.raises(ValueError, match="per='tensor' needs a Gram matrix"):
-        make("equal", per="tensor")
-    with pytest.raises(ValueError, match="cannot have per='tensor'"):
-        make("pub", per="tensor", between="weighted")
-
-
-# ---- what methods may ask for ----
-
-
-@pytest.mark.parametrize("level", ("gradients", "updates"))
-def test_row_method_combines_tensor_by_tensor(level):
-    @dataclasses.dataclass(frozen=True)
-    class Largest(Ones):
-        def combine(self, rows, state, generator):
-            return torch.stack(list(rows)).max(0).values
-
-    parameters, _, balancer = make(Largest(), torch.optim.SGD, level=level)
-    before = clones(parameters)
-    rows = torch.stack(
-        [torch.autograd.grad(v, parameters["trunk"])[0] for v in losses(parameters, 0).values()]
-    )
-    balancer.backward(losses(parameters, 0))
-    balancer.step()
-    torch.testing.assert_close(parameters["trunk"], before["trunk"] - 0.05 * rows.max(0).values)
-    assert balancer.last.status == "rows"
-    assert set(balancer.last.weights.values()) == {1.0}
-
-
-def test_tracked_rows_stand_for_the_gradients_and_are_saved():
-    @dataclasses.dataclass(frozen=True)
-    class Half(Ones):
-        def track(self, row, gradient, loss, step):
-            return gradient if row is None else row + (gradient - row) / 2
-
-    parameters, optimizer, balancer = make(Half(), torch.optim.SGD)
-    rows = None
-    for step in range(4):
-        if step == 2:  # through a saved state
-            state = balancer.state_dict()
-            balancer = eq.Balancer(optimizer, Half(), shared=[parameters["trunk"]])
-            balancer.load_state_dict(state)
-        before = clones(parameters)
-        found = torch.stack(
-            [torch.autograd.grad(v, parameters["trunk"])[0] for v in losses(parameters, step).values()]
-        )
-        rows = found if rows is None else rows + (found - rows) / 2
-        balancer.backward(losses(parameters, step))
+    batch = next(log.split("train").batches(240))
+    first = {t: float(v.detach()) for t, v in model.losses(batch).items()}
+    for _ in range(40):
+        balancer.backward(model.losses(batch))
         balancer.step()
-        torch.testing.assert_close(
-            parameters["trunk"], before["trunk"] - 0.05 * rows.sum(0), rtol=1e-10, atol=1e-12
-        )
-        torch.testing.assert_close(
-            balancer.last.gram, rows.flatten(1) @ rows.flatten(1).T, rtol=1e-10, atol=1e-12
-        )
+    last = {t: float(v.detach()) for t, v in model.losses(batch).items()}
+    assert all(last[t] < first[t] for t in first), (first, last)
+    found = {task: v.detach() for task, v in model.eval().predict(batch).items()}
+    assert float(found["stars"].min()) >= 1 and float(found["stars"].max()) <= 5
+    assert (found["time"] >= 0).all() and (found["time"][batch.numerical[:, 1] < 0] <= 10).all()
 
 
-def test_excess_is_gradient_times_adagrad_update():
-    class Excess(Ones):
-        needs = ("excess",)
-
-    method = Excess()
-    parameters, _, balancer = make(method)
-    squares = 0.0
-    for step in range(3):
-        rows = torch.stack(
-            [
-                torch.autograd.grad(v, parameters["trunk"])[0].flatten()
-                for v in losses(parameters, step).values()
-            ]
-        )
-        squares = squares + rows**2
-        balancer.backward(losses(parameters, step))
-        balancer.step()
-        expected = (rows**2 / (squares + 1e-7).sqrt()).sum(1)
-        torch.testing.assert_close(method.seen[-1][1]["excess"], expected, rtol=1e-12, atol=0)
+def test_a_single_task_of_each_kind_is_scored(log):
+    for task in ("stars", "time"):
+        one = log.only([task])
+        model = build("single_task", one.schema, seed=0, embedding_dim=2, hidden=(4,))
+        found = score(model, one.split("test"))[task]
+        assert set(found) >= {"xauc", "gxauc", "rmse", "mae"} and found["mae"] < 60
+        assert len(predict(model, one.split("test"))[task]) == 240
 
 
-@pytest.mark.parametrize("level", ("gradients", "updates"))
-def test_cross_is_first_call_against_second(level):
-    class Cross(Ones):
-        needs = ("cross", "step")
-
-    method = Cross()
-    parameters, _, balancer = make(method, torch.optim.SGD, level=level)
-    halves = [
-        torch.stack(
-            [
-                torch.autograd.grad(v, parameters["trunk"])[0].flatten()
-                for v in losses(parameters, step).values()
-            ]
-        )
-        for step in (0, 1)
+def test_a_csv_with_stars_and_times_trains_from_the_command_line(tmp_path):
+    rows(400).write_csv(tmp_path / "t.csv")
+    arguments = [
+        "train",
+        str(tmp_path / "t.csv"),
+        "--label",
+        "stars:ordinal",
+        "--label",
+        "time:watch=length:way=d2q",
     ]
-    for step in (0, 1):
-        balancer.backward(losses(parameters, step))
-    balancer.step()
-    torch.testing.assert_close(method.seen[0][1]["cross"], halves[0] @ halves[1].T)
-    assert method.seen[0][1]["step"] == 1
-    balancer.backward(losses(parameters, 2))
-    with pytest.raises(ValueError, match="two backward calls a step"):
-        balancer.step()
+    arguments += ["--epochs", "2", "--model", "shared_bottom", "--out", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    test = json.loads(done.stdout.strip().splitlines()[-1])["test"]
+    again = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run"), "--json"])
+    assert json.loads(again.stdout.strip().splitlines()[-1])["test"]["time"] == test["time"]
 
 
-@pytest.mark.parametrize("between", ("exact", "weighted"))
-def test_observe_is_told_the_losses_before_and_after(between):
-    told = []
+def test_labels_are_parsed():
+    assert parse_label("rating:ordinal") == Label(name="rating", kind="ordinal")
+    found = parse_label("dwell:watch=ms:way=d2q")
+    assert (found.kind, found.duration, found.way) == ("watch", "ms", "d2q")
 
-    class Watch(Ones):
-        level = "losses"
 
-        def observe(self, state, before, after, *, present):
-            told.append((before, after, present))
-            return state
+@pytest.mark.parametrize(
+    "label, says",
+    [
+        ({"kind": "watch", "way": "d2q"}, "needs kind='watch' and duration"),
+        ({"kind": "ordinal", "way": "d2q"}, "needs kind='watch' and duration"),
+        ({"kind": "ordinal", "duration": "ms"}, "needs kind='watch'"),
+        ({"kind": "ordinal", "positive": 1}, "of kind ordinal"),
+        ({"kind": "ordinal", "transform": "log1p"}, "is ordinal; transform and loss need kind='regression'"),
+    ],
+)
+def test_a_label_that_makes_no_sense_is_refused(label, says):
+    with pytest.raises(ValueError, match=says):
+        Label(name="dwell", **label)
 
-    parameters, _, balancer = make(Watch(), between=between)
-    for step in range(3):
-        before = [v.item() for v in losses(parameters, step).values()]
-        balancer.backward({**losses(parameters, step), "c": None})
-        balancer.step(lambda step=step: losses(parameters, step))
-        after = [v.item() for v in losses(parameters, step).values()]
-        assert told[-1][0].tolist() == pytest.approx(before[:2])
-        assert told[-1][1].tolist() == pytest.approx(after[:2])
-        assert told[-1][2].tolist() == [True, True, False]
-    balancer.backward(losses(parameters, 0))
-    with pytest.raises(ValueError, match="closure must return the losses"):
-        balancer.step()
-    with pytest.raises(ValueError, match="closure must be None for PUB"):
-        parameters, _, other = make("pub")
-        other.backward(losses(parameters, 0))
-        other.step(lambda: None)
+
+def test_d2q_reads_the_duration_from_a_numerical_feature():
+    label = Label(name="dwell", kind="watch", way="d2q", duration="ms")
+    with pytest.raises(ValueError, match="declare it as a numerical feature"):
+        Schema(features=SCHEMA.features, labels=(label,))
+
+
+def test_classes_beyond_those_of_training_are_refused(tmp_path):
+    frames = {name: rows(60, at) for at, name in enumerate(("train", "valid", "test"))}
+    frames["test"] = frames["test"].with_columns(stars=pl.lit(3))
+    with pytest.raises(
+        ValueError, match=r"one of the classes of training \(1, 2, 5\), got 3 in row 0 of split 'test'"
+    ):
+        write_log(tmp_path / "log", frames, MIXED)
+    frames["train"] = frames["train"].with_columns(stars=pl.lit(3))
+    with pytest.raises(ValueError, match="2 to 100 classes in training, got 1"):
+        write_log(tmp_path / "log", frames, MIXED)
+    assert not (tmp_path / "log").exists()
+
+
+def test_an_all_missing_time_has_empty_levels(tmp_path):
+    table = rows(300).with_columns(time=pl.when(pl.int_range(300) < 200).then(None).otherwise(pl.col("time")))
+    table.write_parquet(tmp_path / "t.parquet")
+    log, _ = prepare_table(
+        tmp_path / "t.parquet", tmp_path / "log", labels=["click", "time:watch=length:way=d2q"], time="ts"
+    )
+    assert len(log.schema.label_levels["time"]) >= 2

@@ -94,7 +94,7 @@ def test_labels_as_they_are_written_on_the_command_line(text, label):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a:regresion", "of kind 'binary', 'regression' or 'watch', got 'regresion'"),
+        ("a:regresion", "of kind 'binary', 'regression', 'watch' or 'ordinal', got 'regresion'"),
         ("a:givn=b", "did you mean 'given'"),
         ("a:regression:loss=mze", "'mse' or 'huber'"),
         (":regression", "must have a name"),

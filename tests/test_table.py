@@ -25,7 +25,7 @@ def test_parse_label():
     assert parse_label("dwell:regression:log1p") == Label(name="dwell", kind="regression", transform="log1p")
     with pytest.raises(ValueError, match="did you mean 'given'"):
         parse_label("purchase:givn=click")
-    with pytest.raises(ValueError, match="kind 'binary' or 'regression'"):
+    with pytest.raises(ValueError, match="kind 'binary', 'regression', 'watch' or 'ordinal'"):
         parse_label("dwell:regresion")
 
 

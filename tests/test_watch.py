@@ -174,7 +174,7 @@ def test_text_durations_and_wrong_declarations_are_refused(tmp_path):
         ("dwell:watch=dwell", "must have another column as duration"),
         ("dwell:watch=", "must have another column as duration"),
         ("dwell:watch:loss=huber", "is a watch; transform and loss need"),
-        ("dwell:watch:positive=1", "is a watch, so positive='1'"),
+        ("dwell:watch:positive=1", "is of kind watch, so positive='1'"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_label(text)

@@ -20,6 +20,7 @@ METRICS = {
     "binary": ("auc", "gauc", "gauc_macro", "logloss", "normalised_entropy", "soft_auc", "cvr_auc"),
     "regression": ("xauc", "gxauc", "rmse", "mae"),
     "watch": ("xauc", "gxauc", "rmse", "mae"),
+    "ordinal": ("xauc", "gxauc", "rmse", "mae"),
 }
 """What a run can be monitored by; gauc needs groups, soft_auc a simulated log and cvr_auc a step before."""
 LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae")
@@ -81,7 +82,7 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
 
     Binary: positives, auc, logloss, normalised_entropy, calibration; with groups gauc, gauc_macro, and the shares of rows
     (eligible) and of groups (eligible_groups) that have both classes; on simulated logs soft_auc and ceiling.
-    Regression and watch: xauc, rmse, mae; gxauc with groups.
+    Regression, watch and ordinal: xauc, rmse, mae; gxauc with groups.
 
     Raises:
         ValueError: a prediction is NaN or Inf.
@@ -115,7 +116,7 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
 
 
 def primary(schema: Schema, scores: Scores) -> float:
-    """Return mean_primary: the mean over tasks of auc (xauc for regression and watch), tasks without one left out."""
+    """Return mean_primary: the mean over tasks of auc (xauc for the other kinds), tasks without one left out."""
     values = [scores[y.name].get("auc" if y.kind == "binary" else "xauc") for y in schema.labels]
     known = [float(v) for v in values if v is not None]
     if not known:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equipoise import levels
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 
@@ -88,6 +89,10 @@ def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tenso
     label, spec = batch.labels[task].to(output.dtype), schema.label(task)
     if spec.kind == "binary":
         return F.binary_cross_entropy_with_logits(output, label, reduction="none")
+    if spec.kind == "ordinal":
+        return levels.ordinal_rows(task, output, label, schema)
+    if spec.way == "d2q":
+        return levels.quantile_rows(task, output, label, batch.numerical, schema)
     mean, std = schema.label_scale.get(spec.name, (0.0, 1.0))
     if spec.kind == "watch":
         return F.softplus(output) + label / std * F.softplus(-output)
@@ -97,8 +102,13 @@ def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tenso
     return F.mse_loss(output, target, reduction="none")
 
 
-def predictions(outputs: Mapping[str, Tensor], schema: Schema) -> dict[str, Tensor]:
+def predictions(
+    outputs: Mapping[str, Tensor], schema: Schema, numerical: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return {task: probability, or expected label in its own units} of raw outputs.
+
+    Args:
+        numerical: the batch's, [B, D]; only d2q reads it, whose prediction hangs on the item's length.
 
     Watch: the training mean times exp(output). Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric).
     """
@@ -107,6 +117,14 @@ def predictions(outputs: Mapping[str, Tensor], schema: Schema) -> dict[str, Tens
         spec = schema.label(name)
         if spec.kind == "binary":
             result[name] = torch.sigmoid(output)
+        elif spec.kind == "ordinal":
+            result[name] = levels.ordinal_mean(name, output, schema)
+        elif spec.way == "d2q":
+            if numerical is None:
+                raise ValueError(
+                    f"numerical must be given, since task {name!r} is learned by d2q; pass batch.numerical"
+                )
+            result[name] = levels.quantile_time(name, output, numerical, schema)
         else:
             mean, std = schema.label_scale.get(name, (0.0, 1.0))
             if spec.kind == "watch":

@@ -57,7 +57,9 @@ def prepare(
     split: Split = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="kuairand: is_click,long_view,is_like; tenrec: click,follow,like,share."),
+        typer.Option(
+            help="kuairand: is_click,long_view,is_like,watch_time; tenrec: click,follow,like,share."
+        ),
     ] = None,
     country: Annotated[str | None, typer.Option(help="aliexpress: nl, es, fr, us or ru.")] = None,
     history: Annotated[

@@ -158,6 +158,57 @@ def label_values(series: pl.Series, label: Label) -> tuple[Array, Array]:
     return np.where(keep, array, 0.0).astype(np.float32), keep
 
 
+MAX_CLASSES = 100
+BUCKETS = 20
+"""Duration buckets of d2q, of about the same number of training rows each."""
+
+
+def classes(train: pl.DataFrame, label: Label) -> list[list[float]]:
+    """Return [[class, share of known training rows at or below it], ...] of an ordinal label, ascending.
+
+    Raises:
+        ValueError: fewer than two classes in training, or more than `MAX_CLASSES`.
+    """
+    values, known = label_values(column_of(train, label.column or label.name, f"label {label.name!r}"), label)
+    found, counts = np.unique(values[known].astype(np.float64), return_counts=True)
+    if not 2 <= len(found) <= MAX_CLASSES:
+        raise ValueError(
+            f"label {label.name!r} is ordinal and must have 2 to {MAX_CLASSES} classes in training, got {len(found)}; declare "
+            f"{label.name}:regression"
+        )
+    return np.stack([found, np.cumsum(counts) / counts.sum()], axis=1).tolist()  # type: ignore[no-any-return]
+
+
+def check_classes(values: Array, known: Array, label: Label, levels: list[list[float]], split: str) -> None:
+    """Raise ValueError for a label that is none of the classes of training."""
+    there = np.array([level[0] for level in levels], np.float32)
+    wrong = known & ~np.isin(values, there)
+    if wrong.any():
+        row = int(wrong.argmax())
+        shown = ", ".join(f"{v:g}" for v in there[:10])
+        raise ValueError(
+            f"label {label.name!r} must be one of the classes of training ({shown}), got {values[row]:g} in row {row} of split "
+            f"{split!r} and {int(wrong.sum()) - 1} more; declare missing=VALUE, or {label.name}:regression"
+        )
+
+
+def quantiles(train: pl.DataFrame, label: Label, duration: Array) -> list[list[float]]:
+    """Return [edges, quantiles of the first bucket, ...]: 101 quantiles of the time a duration bucket, from training rows.
+
+    Args:
+        duration: [N] the standardised feature; edges lie between its distinct quantiles, so there may be fewer than `BUCKETS` + 1.
+    """
+    values, known = label_values(column_of(train, label.column or label.name, f"label {label.name!r}"), label)
+    inside, times = duration[known].astype(np.float32), values[known].astype(np.float64)
+    if not len(times):
+        return [[], [0.0] * 101]
+    cut = np.unique(np.quantile(inside, np.arange(1, BUCKETS) / BUCKETS, method="lower"))
+    edges = cut[cut < inside.max()]
+    bucket = np.searchsorted(edges, inside, "left")  # as torch.bucketize has it
+    rows = [np.quantile(times[bucket == b], np.linspace(0, 1, 101)).tolist() for b in range(len(edges) + 1)]
+    return [edges.astype(np.float64).tolist(), *rows]
+
+
 def check_duration(series: pl.Series, label: Label, known: Array, split: str) -> None:
     """Raise ValueError unless the duration of a watch label is a finite number > 0 in every row whose label is known."""
     try:
@@ -231,7 +282,13 @@ class Encoder:
                 )
             self.scaling[n.name] = (mean, std if std > 0 else 1.0)
 
-        self.label_scale = {y.name: self._scale(train, y) for y in schema.labels if y.kind != "binary"}
+        scaled = [y for y in schema.labels if y.kind in ("regression", "watch") and y.way != "d2q"]
+        self.label_scale = {y.name: self._scale(train, y) for y in scaled}
+        self.label_levels = {y.name: classes(train, y) for y in schema.labels if y.kind == "ordinal"}
+        for label in schema.labels:
+            if label.way == "d2q":
+                at = [f.column or f.name for f in schema.numerical].index(str(label.duration))
+                self.label_levels[label.name] = quantiles(train, label, self._dense(train)[0][:, at])
 
     @staticmethod
     def _scale(train: pl.DataFrame, label: Label) -> tuple[float, float]:
@@ -275,7 +332,9 @@ class Encoder:
         pairs = [
             label_values(column_of(frame, y.column or y.name, f"label {y.name!r}"), y) for y in schema.labels
         ]
-        for label, (_, known) in zip(schema.labels, pairs, strict=True):
+        for label, (values, known) in zip(schema.labels, pairs, strict=True):
+            if label.kind == "ordinal":
+                check_classes(values, known, label, self.label_levels[label.name], split)
             if label.duration is not None:
                 check_duration(column_of(frame, label.duration, f"label {label.name!r}"), label, known, split)
         arrays["labels"] = np.stack([values for values, _ in pairs], axis=1)

@@ -31,8 +31,11 @@ class Inferred(NamedTuple):
     suspects: list[str]
 
 
+KINDS = ("binary", "regression", "watch", "ordinal")
+
+
 def parse_label(text: str) -> Label:
-    """Return the label of `name[:binary|regression|watch][:key=value ...]`, e.g. `purchase:given=click`, `dwell:regression`.
+    """Return the label of `name[:binary|regression|watch|ordinal][:key=value ...]`, e.g. `purchase:given=click`, `dwell:regression`.
 
     `dwell:watch=duration_ms` is short for `dwell:watch:duration=duration_ms`.
 
@@ -54,9 +57,9 @@ def parse_label(text: str) -> Label:
     known = set(Label.model_fields)
     if unknown := [key for key in content if key not in known]:
         raise ValueError(f"label {text!r} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}")
-    if content.get("kind", "binary") not in ("binary", "regression", "watch"):
+    if content.get("kind", "binary") not in KINDS:
         raise ValueError(
-            f"label {text!r} must be of kind 'binary', 'regression' or 'watch', got {content['kind']!r}"
+            f"label {text!r} must be of kind 'binary', 'regression', 'watch' or 'ordinal', got {content['kind']!r}"
         )
     try:
         return Label.model_validate(content)

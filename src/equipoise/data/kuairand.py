@@ -26,6 +26,14 @@ LABELS = (
     "is_hate",
     "is_profile_enter",
 )
+TIMES = {
+    "watch_time": Label(name="watch_time", column="play_time_ms", kind="watch", duration="duration_ms"),
+    "watch_quantile": Label(
+        name="watch_quantile", column="play_time_ms", kind="watch", duration="duration_ms", way="d2q"
+    ),
+    "watch_log": Label(name="watch_log", column="play_time_ms", kind="regression", transform="log1p"),
+}
+"""Three ways to learn how long a video was played, in ms; off by default. Rows without a duration above 0 are masked."""
 RARE_IDS = ("user_id", "video_id", "author_id", "music_id")
 CATEGORICAL = (
     *RARE_IDS,
@@ -113,9 +121,10 @@ def schema(
     Raises:
         ValueError: an unknown label.
     """
-    if unknown := [task for task in tasks if task not in LABELS]:
+    known = (*LABELS, *TIMES)
+    if unknown := [task for task in tasks if task not in known]:
         raise ValueError(
-            f"tasks has {unknown[0]!r}, which KuaiRand does not have{nearest(unknown[0], LABELS)}"
+            f"tasks has {unknown[0]!r}, which KuaiRand does not have{nearest(unknown[0], known)}"
         )
     features: list[Feature] = [Categorical(name=c, min_count=3 if c in RARE_IDS else 2) for c in CATEGORICAL]
     features.append(Multi(name="tag"))
@@ -123,7 +132,10 @@ def schema(
         features.append(Multi(name="history", min_count=3))
     features += [Numerical(name=n, transform="log1p") for n in (*NUMERICAL, *statistics)]
     return Schema(
-        features=tuple(features), labels=tuple(Label(name=t) for t in tasks), group="user_id", time="time_ms"
+        features=tuple(features),
+        labels=tuple(TIMES.get(t, Label(name=t)) for t in tasks),
+        group="user_id",
+        time="time_ms",
     )
 
 
@@ -146,7 +158,7 @@ def prepare(
     (`play_time_ms`, ...) is never a feature. Exact duplicates are kept and counted in the manifest.
 
     Args:
-        raw: the folder, or the one above its `data`. tasks: labels, out of `LABELS`.
+        raw: the folder, or the one above its `data`. tasks: labels, out of `LABELS` and `TIMES`.
         history: how many ids of videos the user clicked or watched long, and had stopped playing before the impression,
             are the feature `history`, oldest first; 0 for none. Rows of the folder only: the first days know little.
         with_statistics: `video_features_statistic_*` as features `video_*`. They sum up the whole period, the time
@@ -166,7 +178,8 @@ def prepare(
     release = release_of(sources)
     times = 40 if any(file.suffix == ".parquet" for file in sources) else 8
     with beside(out, sources, overwrite, times) as room:
-        log = read_log(files["log_standard"], tasks, history, room)
+        binary = [task for task in tasks if task in LABELS]
+        log = read_log(files["log_standard"], binary, history, room, times=len(binary) < len(tasks))
         users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
         videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])
         check_ids(log, users, "user_id", files["log_standard"])

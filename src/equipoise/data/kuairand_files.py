@@ -18,15 +18,19 @@ TEXT = ("tag", "upload_dt", "upload_type", "video_type")
 CONSUMED = ("is_click", "long_view")
 
 
-def read_log(files: Sequence[Path], tasks: Sequence[str], history: int, room: Path) -> pl.DataFrame:
+def read_log(
+    files: Sequence[Path], tasks: Sequence[str], history: int, room: Path, times: bool = False
+) -> pl.DataFrame:
     """Return the wanted columns of all log files on disk, a hash of each whole row, and the history where asked for.
 
-    `file` is a row's place in `files`, `line` its line there, or its row in a Parquet file, from 1.
+    `times` asks for play_time_ms, null where duration_ms is not above 0. `file` is a row's place in `files`, `line` its line there, or its row in a Parquet file, from 1.
 
     Raises:
         ValueError: a missing column, a ragged line, a word for a number, a missing id or time, a label that is not 0 or 1.
     """
-    wanted = dict.fromkeys([*LOG_COLUMNS, *tasks, *(("play_time_ms", *CONSUMED) if history else ())])
+    wanted = dict.fromkeys(
+        [*LOG_COLUMNS, *tasks, *(("play_time_ms", *CONSUMED) if history else ("play_time_ms",) * times)]
+    )
     floats = ("duration_ms", *tasks)  # labels, so that a Parquet file's .5 is not cut to 0
     types = {name: pl.Float64 if name in floats else pl.Int64 for name in wanted}
     sources: list[Text | Path] = []
@@ -53,6 +57,11 @@ def read_log(files: Sequence[Path], tasks: Sequence[str], history: int, room: Pa
             raise ValueError(
                 f"raw {str(files[row['file']])!r} must hold 0 or 1 in column {task!r}, got {row[task]:g} in line {row[LINE]}"
             )
+    if times:
+        there = (
+            pl.col("duration_ms").is_not_null() & (pl.col("duration_ms") > 0) & (pl.col("play_time_ms") >= 0)
+        )
+        log = log.with_columns(pl.when(there).then(pl.col("play_time_ms")).alias("play_time_ms"))
     if not history:
         return log
     end = log["time_ms"] + log["play_time_ms"].clip(0, None).fill_null(0)

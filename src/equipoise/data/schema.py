@@ -61,8 +61,10 @@ class Label(Strict):
 
     Attributes:
         kind: "binary" (0/1, bool, or `positive` against the rest), "regression", or "watch", a time >= 0 of which the
-            expected value is learned by weighted logistic regression (see `losses.row_losses`).
+            expected value is learned, or "ordinal", a few ordered classes (stars) whose expected value is predicted.
         duration: of watch: the column of the item's length, which must be > 0 wherever the label is known.
+        way: of watch: "wlr", weighted logistic regression (see `losses.row_losses`), or "d2q", the quantile within times of items about
+            as long, whose length must also be a numerical feature (see `equipoise.levels`).
         missing: a value that means "not known", beside null and NaN; such rows are masked for this task only.
         given: the task without which this one cannot be positive (a funnel). It does not mask: a purchase label on a
             row without click is a valid 0. Rows that contradict it are counted.
@@ -71,8 +73,9 @@ class Label(Strict):
 
     name: str
     column: str | None = None
-    kind: Literal["binary", "regression", "watch"] = "binary"
+    kind: Literal["binary", "regression", "watch", "ordinal"] = "binary"
     duration: str | None = None
+    way: Literal["wlr", "d2q"] = "wlr"
     positive: str | int | float | None = None
     missing: str | int | float | None = None
     given: str | None = None
@@ -85,14 +88,18 @@ class Label(Strict):
             raise ValueError("a label must have a name, got ''")
         if self.kind != "binary" and self.positive is not None:
             raise ValueError(
-                f"label {self.name!r} is a {self.kind}, so positive={self.positive!r} has no meaning"
+                f"label {self.name!r} is of kind {self.kind}, so positive={self.positive!r} has no meaning"
             )
         if self.kind != "regression" and (self.transform, self.loss) != ("none", "mse"):
-            what = "binary" if self.kind == "binary" else f"a {self.kind}"
+            what = self.kind if self.kind in ("binary", "ordinal") else f"a {self.kind}"
             raise ValueError(f"label {self.name!r} is {what}; transform and loss need kind='regression'")
         if self.kind != "watch" and self.duration is not None:
             raise ValueError(
                 f"label {self.name!r} has duration={self.duration!r}, which needs kind='watch', got {self.kind!r}"
+            )
+        if self.way == "d2q" and self.duration is None:
+            raise ValueError(
+                f"label {self.name!r} has way='d2q', which needs kind='watch' and duration, the column of the item's length"
             )
         if self.duration is not None and self.duration in ("", self.column or self.name):
             raise ValueError(
@@ -130,6 +137,9 @@ class Schema(Strict):
     unseen row 0 included. `label_scale`: mean and standard deviation of each regression label (after its transform) in
     training, 0 and the mean of each watch label; models learn the standardised label, so that its unit does not decide how much the task weighs.
 
+    `label_levels`: of each ordinal label [[class, share of training rows at or below it], ...]; of each d2q label the edges of its
+    duration buckets in the standardised feature's unit, then a list of quantiles of the time a bucket.
+
     `sparse`: whether models built for it have row-sparse tables (a gradient of the rows that a batch touches); never chosen by size.
     """
 
@@ -141,6 +151,7 @@ class Schema(Strict):
     split: SplitRule | None = None
     num_ids: dict[str, int] = Field(default_factory=dict)
     label_scale: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    label_levels: dict[str, list[list[float]]] = Field(default_factory=dict)
     simulated: bool = False
     sparse: bool = False
 
@@ -157,6 +168,11 @@ class Schema(Strict):
             if label.given is not None and label.given not in self.tasks:
                 raise ValueError(
                     f"label {label.name!r} has given={label.given!r}, which is no label{nearest(label.given, self.tasks)}"
+                )
+            if label.way == "d2q" and label.duration not in [f.column or f.name for f in self.numerical]:
+                raise ValueError(
+                    f"label {label.name!r} has way='d2q', which reads its duration {label.duration!r} from the features; declare "
+                    "it as a numerical feature, or take way='wlr'"
                 )
             before, seen = label, {label.name}
             while before.given is not None:

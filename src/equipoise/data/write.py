@@ -94,7 +94,12 @@ def _fill(
     notes: Mapping[str, Any],
 ) -> None:
     """Write tables, then arrays, then the manifest into an empty folder."""
-    schema = schema.model_copy(update={"num_ids": encoder.num_ids, "label_scale": encoder.label_scale})
+    learned = {
+        "num_ids": encoder.num_ids,
+        "label_scale": encoder.label_scale,
+        "label_levels": encoder.label_levels,
+    }
+    schema = schema.model_copy(update=learned)
     groups = _groups(frames, schema.group)
     tables: dict[str, int] = {}
     digests: dict[str, str] = {}

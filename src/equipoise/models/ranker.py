@@ -69,7 +69,7 @@ class Ranker(nn.Module):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return {task: [B] probability, or expected label in its own units}."""
-        return predictions(self(batch), self.schema)
+        return predictions(self(batch), self.schema, batch.numerical)
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
         """Return the parameters that only this task reaches; ValueError for an unknown task."""
