@@ -21,6 +21,7 @@ from equipoise.data.batches import Ragged
 from equipoise.metrics import auc
 from equipoise.models import MODELS, MMoE, PPNet, SharedBottom, build, options
 from equipoise.models.blocks import Blocks
+from equipoise.models.embedding import FeatureEmbedding
 
 TINY = {
     "embedding_dim": 4,
@@ -432,3 +433,36 @@ def test_blocks_are_options_of_a_run_that_evaluates_again(log, tmp_path):
     assert found["click"]["auc"] == test["click"]["auc"]
     listed = CliRunner().invoke(app, ["models"]).stdout
     assert "blocks of every backbone" in listed and "--set cross=0" in listed and "DCN V2" in listed
+
+
+def test_blocks_and_ppnet_have_the_numbers_of_parameters_of_their_formulas(log):
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    d, embedding = (
+        4,
+        bottom(log, attention="city:tags", transformer="tags", max_length=7, domain="city").embedding,
+    )
+    width = 3 * d + d + 1  # user, city, tags twice, x
+    assert embedding.width == width
+    assert count(embedding.attention) == (4 * d + 1) * 36 + 36 + 1
+    layer = 4 * d + (d + 1) * 3 * d + (d + 1) * d + (d + 1) * 4 * d + (4 * d + 1) * d
+    assert count(embedding.transformer) == 7 * d + 2 * layer + 2 * d
+    assert count(embedding.domain) == (d + width + 1) * 64 + 65 * width
+    assert count(bottom(log, numerical="dense").embedding.numbers) == 2 * d
+    model = PPNet(log.schema, priors="city", embedding_dim=d, hidden=(5, 3), seed=0)
+    n = model.embedding.width
+    gates = 2 * (d + n + 1) * 64 + 65 * (5 + 3)
+    assert count(model.own["buy"]) == (n + 1) * 5 + 6 * 3 + 4 + gates
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_batch_is_embedded_once_whatever_the_number_of_tasks(log, name, monkeypatch):
+    calls = []
+    whole = FeatureEmbedding.forward
+    monkeypatch.setattr(
+        FeatureEmbedding, "forward", lambda self, batch: calls.append(1) or whole(self, batch)
+    )
+    schema = schema_of(name, log)
+    tiny(name, schema).losses(next(log.only(schema.tasks).split("train").batches(16)))
+    assert len(calls) == (1 + len(schema.tasks) if name == "stem" else 1)  # STEM has a table a task
