@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from equipoise.cli import app
-from equipoise.data import simulate
+from equipoise.data import Log, simulate
 from equipoise.methods import METHODS
 from equipoise.metrics import auc
 from equipoise.presets import NAMES
@@ -196,9 +196,11 @@ def test_what_is_finished_is_read_and_not_run_again(finished, monkeypatch):
 
 
 def test_half_a_score_file_is_run_again(finished, tmp_path):
-    plan, out, done, _ = finished
+    plan, out, _, _ = finished
     shutil.copytree(out, tmp_path / "out")
-    job = plan.setup(done.log).job(tuning.Unit("shared_bottom", "equal"), 1e-3, 0, final=True)
+    job = plan.setup(Log.open(plan.data["path"])).job(
+        tuning.Unit("shared_bottom", "equal"), 1e-3, 0, final=True
+    )
     cells.perform(job, tmp_path / "out")
     file = tmp_path / "out" / "runs" / f"{job.name}.npz"
     file.write_bytes(file.read_bytes()[:100])

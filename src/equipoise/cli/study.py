@@ -41,6 +41,9 @@ def compare(
     patience: Annotated[int | None, typer.Option(help="Epochs without a better value, default 3.")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Training rows read at most.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
+    origins: Annotated[
+        int, typer.Option(help="Test periods: the log's own and those before it; needs a log split by time.")
+    ] = 1,
     preset: Annotated[
         str | None, typer.Option(help="pub-table2: the models, methods and sizes of the paper's Table II.")
     ] = None,
@@ -93,6 +96,7 @@ def compare(
         tasks=_names(tasks),
         margin=margin,
         preset=preset,
+        origins=origins,
         **chosen,
     )
     expected = study.expect(plan)

@@ -63,6 +63,7 @@ class Outcome:
         memory: peak memory of the run's process in bytes, None where it shared one.
         failed: why there is no model, or None.
         scores: npz file of a final run's test predictions {task: float64 [N]}, or None.
+        parts: the outcomes of which this is the mean, one a rolling origin; their test rows follow each other.
     """
 
     value: float
@@ -72,9 +73,12 @@ class Outcome:
     memory: int | None
     failed: str | None
     scores: str | None
+    parts: tuple[Outcome, ...] = ()
 
     def read(self, task: str) -> Array:
         """Return the test predictions [N] of a task."""
+        if self.parts:
+            return np.concatenate([part.read(task) for part in self.parts])
         assert self.scores is not None
         with np.load(self.scores, allow_pickle=False) as file:
             found: Array = file[task]

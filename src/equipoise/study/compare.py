@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from equipoise import models
 from equipoise.config import TrainConfig, write_text
-from equipoise.data.store import Log
+from equipoise.data.store import Log, Split
 from equipoise.names import nearest
 from equipoise.presets import parse_method, sort_options
 from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.forecast import Forecast, forecast
+from equipoise.study.origins import Pooled, boundaries, make_origins, pool
 from equipoise.study.tuning import Setup, Tuned, Unit, split_copy, tune_all
 
 METHODS = ("single", "equal", "fixed", "uw", "famo", "pcgrad", "cagrad", "nash", "imtl_g", "pub")
@@ -36,6 +37,7 @@ class Plan:
         seeds: of the final runs. margin: a difference within it counts for nothing, in AUC. base, options: of the runs.
         screening: fewer seeds than evidence needs.
         dropped: methods that the budget left no time for.
+        origins: test periods, the log's own and those before it; tuned on the validation rows of the earliest.
     """
 
     data: dict[str, Any]
@@ -55,6 +57,7 @@ class Plan:
     screening: bool
     preset: str | None = None
     dropped: tuple[str, ...] = ()
+    origins: int = 1
 
     def units(self) -> list[Unit]:
         """Return what is tuned by itself: each side, of the single-task side each task's model."""
@@ -70,7 +73,7 @@ class Plan:
         train = log.summary()["train"]["tasks"]
         rates = {t: e["positive_rate"] for t, e in train.items() if e.get("positive_rate") is not None}
         return Setup(
-            self.data["path"],
+            str(log.path),
             self.tasks,
             rates,
             self.base,
@@ -83,10 +86,10 @@ class Plan:
 
 @dataclass
 class Comparison:
-    """A finished comparison: the plan, what was chosen for each unit, and the final runs of each unit by seed."""
+    """A finished comparison: the plan, what was chosen for each unit, and the final runs of each unit by seed (means over origins)."""
 
     plan: Plan
-    log: Log
+    test: Split | Pooled
     tuned: dict[Unit, Tuned]
     runs: dict[Unit, list[Outcome]] = field(default_factory=dict)
 
@@ -107,6 +110,7 @@ def make_plan(
     grid: Sequence[float] | None = None,
     num_candidates: int | None = None,
     preset: str | None = None,
+    origins: int = 1,
 ) -> Plan:
     """Return the checked plan of a comparison on a prepared log; nothing is trained.
 
@@ -117,6 +121,7 @@ def make_plan(
         base: options of TrainConfig for every run (epochs, batch_size, patience, optimizer, max_rows, device ...).
         set_: model options for every model that has them, as `--set`.
         grid, num_candidates: of tuning, other than the protocol's; the report says so.
+        origins: test periods; more than 1 need a log split by time (see `equipoise.study.origins.make_origins`).
 
     Raises:
         ValueError: an unknown model, method or option; fewer than 2 seeds; the primary method is the reference.
@@ -136,6 +141,10 @@ def make_plan(
         raise ValueError(f"seeds must be >= 2, got {number}: one run has no spread")
     if not 0 < margin < 0.5:
         raise ValueError(f"margin must lie in (0, .5), in AUC, got {margin}")
+    if origins < 1:
+        raise ValueError(f"origins must be >= 1, got {origins}")
+    if origins > 1:
+        boundaries(log)
     of_tasks = tuple(tasks or log.schema.tasks)
     view = log.only(list(of_tasks))
     shared = dict(base or {})
@@ -168,6 +177,7 @@ def make_plan(
         options=per_model,
         screening=number < SEEDS,
         preset=preset,
+        origins=origins,
     )
 
 
@@ -230,8 +240,10 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
         raise ValueError(
             f"log {plan.data['path']!r} has changed since the plan was made; prepare it as it was, or start again"
         )
-    log = log.only(list(plan.tasks))
-    setup, units = plan.setup(log), plan.units()
+    logs = [log] if plan.origins == 1 else make_origins(log, plan.origins, out / "origins")
+    logs = [each.only(list(plan.tasks)) for each in logs]
+    setup, units = plan.setup(logs[0]), plan.units()
+    setups = [replace(setup, log=str(each.path)) for each in logs]
     tuning_runs = len(units) * (len(plan.grid) * len(plan.tuning_seeds) + plan.num_candidates)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -243,7 +255,7 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
     )
     with bar:
         tuning_bar = bar.add_task("tuning runs", total=tuning_runs)
-        final_bar = bar.add_task("final runs", total=len(units) * len(plan.seeds))
+        final_bar = bar.add_task("final runs", total=len(units) * len(plan.seeds) * len(logs))
 
         def tune_step(jobs: list[Job]) -> dict[str, Outcome]:
             at = bar.tasks[tuning_bar]
@@ -253,18 +265,22 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
         tuned = tune_all(units, setup, tune_step)
         write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
         finals = {
-            unit: [setup.job(unit, t.lr, seed, t.chosen, final=True) for seed in plan.seeds]
+            unit: [[s.job(unit, t.lr, seed, t.chosen, final=True) for s in setups] for seed in plan.seeds]
             for unit, t in tuned.items()
             if t.failed is None
         }
         found = perform_all(
-            [job for jobs in finals.values() for job in jobs],
+            [job for seeds in finals.values() for jobs in seeds for job in jobs],
             out,
             workers,
             lambda n: bar.advance(final_bar, n),
         )
-    runs = {unit: [found[job.name] for job in jobs] for unit, jobs in finals.items()}
-    return Comparison(plan, log, tuned, runs)
+    test = logs[0].split("test") if len(logs) == 1 else Pooled([each.split("test") for each in logs])
+    runs = {}
+    for unit, seeds in finals.items():
+        folds = [[found[job.name] for job in jobs] for jobs in seeds]
+        runs[unit] = [each[0] if isinstance(test, Split) else pool(each, test) for each in folds]
+    return Comparison(plan, test, tuned, runs)
 
 
 def expect(plan: Plan) -> Forecast:
@@ -276,6 +292,7 @@ def expect(plan: Plan) -> Forecast:
         plan.setup(log),
         num_seeds=len(plan.seeds),
         primary=plan.primary,
+        origins=plan.origins,
     )
 
 

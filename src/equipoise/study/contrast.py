@@ -11,6 +11,7 @@ from equipoise.data.store import Split
 from equipoise.metrics import auc
 from equipoise.study.bootstrap import bootstrap_groups, replicate_covariance
 from equipoise.study.delong import influence, placements, task_covariance
+from equipoise.study.origins import Pooled, shares
 
 Array = np.ndarray[Any, Any]
 Runs = Sequence[Mapping[str, Array]]
@@ -36,7 +37,9 @@ class Contrast:
         return mean, float(self.covariance[np.ix_(at, at)].sum()) / len(at) ** 2
 
 
-def contrast(test: Split, tasks: Sequence[str], a: Runs, b: Runs, num: int = NUM_RESAMPLES) -> Contrast:
+def contrast(
+    test: Split | Pooled, tasks: Sequence[str], a: Runs, b: Runs, num: int = NUM_RESAMPLES
+) -> Contrast:
     """Return a minus b over the test split's rows whose label is known, task by task, with the tasks' covariance.
 
     With a group in the schema whole groups are resampled, alike for all tasks; without one it is DeLong's variance of the
@@ -45,32 +48,39 @@ def contrast(test: Split, tasks: Sequence[str], a: Runs, b: Runs, num: int = NUM
     Args:
         tasks: binary ones. a, b: predictions of the same seeds in the same order. num: resamples of groups; 0: no resampling, groups by
             their summed influence, which the resamples tend to.
+
+    Of several folds the AUCs are taken within each and weighted by its positives; a group that lies in several is drawn in all of them or none.
     """
-    labels = {task: test.labels(task) for task in tasks}
-    differences = {}
-    for task, (y, known) in labels.items():
-        pairs = zip(a, b, strict=True)
-        differences[task] = np.array(
-            [auc(y[known], x[task][known]) - auc(y[known], z[task][known]) for x, z in pairs]
-        )
-    if test.group is not None and num:
-        replicates = [
-            bootstrap_groups(
-                np.where(known, y, 0.0),
-                np.stack([run[task] for run in a]),
-                np.stack([run[task] for run in b]),
-                test.group,
-                num=num,
-                seed=SEED,
-                known=known,
-            ).replicates
-            for task, (y, known) in labels.items()
-        ]
-        return Contrast(tasks, differences, replicate_covariance(replicates))
-    shares = []
-    for task, (y, known) in labels.items():
+    strata = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
+    group = test.group
+    differences, replicates, influences = {}, [], []
+    for task in tasks:
+        y, known = test.labels(task)
+        weights = shares(y, known, strata)
+        total: Array = np.zeros(len(a))
+        resampled: Array = np.zeros(num)
         share = np.zeros(len(known))
-        sides = [placements(y[known], np.stack([run[task][known] for run in runs])) for runs in (a, b)]
-        share[known] = influence(y[known], *sides)
-        shares.append(share)
-    return Contrast(tasks, differences, task_covariance(shares, test.group))
+        for stratum in np.flatnonzero(weights):
+            rows = known & (strata == stratum)
+            pairs = [
+                (auc(y[rows], x[task][rows]), auc(y[rows], z[task][rows])) for x, z in zip(a, b, strict=True)
+            ]
+            total = total + weights[stratum] * np.array([of_a - of_b for of_a, of_b in pairs])
+            if group is not None and num:
+                resampled = resampled + weights[stratum] * _resample(y, task, a, b, group, rows, num)
+            else:
+                sides = [placements(y[rows], np.stack([run[task][rows] for run in runs])) for runs in (a, b)]
+                share[rows] = weights[stratum] * influence(y[rows], *sides)
+        differences[task] = total
+        replicates.append(resampled)
+        influences.append(share)
+    if group is not None and num:
+        return Contrast(tasks, differences, replicate_covariance(replicates))
+    return Contrast(tasks, differences, task_covariance(influences, group))
+
+
+def _resample(y: Array, task: str, a: Runs, b: Runs, group: Array, rows: Array, num: int) -> Array:
+    """Return [num] the difference on each resample of the groups, of these rows only; all tasks and strata draw the same groups."""
+    labels = np.where(rows, y, 0.0)
+    of_a, of_b = (np.stack([run[task] for run in runs]) for runs in (a, b))
+    return bootstrap_groups(labels, of_a, of_b, group, num=num, seed=SEED, known=rows).replicates

@@ -16,6 +16,7 @@ from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, Runs, contrast
 from equipoise.study.decide import MIN_GROUPS, MIN_POSITIVES, decide, holm
 from equipoise.study.estimate import Estimate, estimate
+from equipoise.study.origins import Pooled
 from equipoise.study.published import published
 from equipoise.study.tuning import Unit
 
@@ -35,7 +36,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     unless all tasks are. Regression tasks are grey too: xauc has no test-row error here.
     """
     plan = comparison.plan
-    test = comparison.log.split("test")
+    test = comparison.test
     tasks = {task: _task(test, task) for task in plan.tasks}
     binary = [
         t
@@ -92,7 +93,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     }
 
 
-def _task(test: Split, task: str) -> dict[str, Any]:
+def _task(test: Split | Pooled, task: str) -> dict[str, Any]:
     """Return {"metric", "positives", "negatives", "eligible_groups", "grey", "gauc_grey"} of a task's test rows."""
     if test.schema.label(task).kind != "binary":
         return {
@@ -112,7 +113,8 @@ def _task(test: Split, task: str) -> dict[str, Any]:
         grey = f"only {few} test {which}, under {MIN_POSITIVES}: grey, enters no count and not the mean"
     eligible = None
     if test.group is not None:
-        groups = test.group[known]
+        folds = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
+        groups = (test.group * (folds.max() + 1) + folds)[known]
         eligible = len(np.intersect1d(groups[y], groups[~y]))
     return {
         "metric": "auc",

@@ -39,7 +39,9 @@ class Forecast:
         return sum(h for unit, h in self.unit_hours.items() if kept is None or unit.method in kept)
 
 
-def forecast(log: Log, units: Sequence[Unit], setup: Setup, *, num_seeds: int, primary: str) -> Forecast:
+def forecast(
+    log: Log, units: Sequence[Unit], setup: Setup, *, num_seeds: int, primary: str, origins: int = 1
+) -> Forecast:
     """Time a few steps of every side, count the runs, and work out what could be detected.
 
     The difference is that of one task between two tuned sides, two-sided at .05: t quantiles of num_seeds - 1 degrees of
@@ -47,7 +49,7 @@ def forecast(log: Log, units: Sequence[Unit], setup: Setup, *, num_seeds: int, p
     """
     from equipoise.study.power import detectable
 
-    runs = len(setup.grid) * len(setup.tuning_seeds) + setup.num_candidates + num_seeds
+    runs = len(setup.grid) * len(setup.tuning_seeds) + setup.num_candidates + num_seeds * origins
     hours = {}
     for unit in units:
         config = TrainConfig.read({**setup.job(unit, 1e-3, 0).config, "data": None})
@@ -58,7 +60,8 @@ def forecast(log: Log, units: Sequence[Unit], setup: Setup, *, num_seeds: int, p
         entry = test[task]
         if entry.get("positives"):
             rows = len(log.split("test")) * (1 - entry["missing_rate"])
-            se = hanley_mcneil(entry["positives"], rows - entry["positives"], ASSUMED_AUC)
+            negatives = rows - entry["positives"]
+            se = hanley_mcneil(entry["positives"] * origins, negatives * origins, ASSUMED_AUC)
             paired = se * math.sqrt(2 * (1 - ASSUMED_CORRELATION))
             found[task] = float(detectable(ASSUMED_SEED_SD, num_seeds, paired))
     return Forecast(hours, found)

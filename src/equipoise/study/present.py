@@ -29,6 +29,11 @@ def heading(findings: dict[str, Any]) -> list[str]:
         f"Named before the run: {plan['primary']} against {plan['reference']} in {plan['models'][0]}, mean over tasks of AUC, "
         f"margin {plan['margin']:g}. All else is corrected by Holm within its model."
     )
+    if plan["origins"] > 1:
+        lines.append(
+            f"{plan['origins']} rolling origins: each test period is predicted from the rows before it, tuned on the earliest's validation "
+            "rows; AUC is taken within a period, weighted by its positives."
+        )
     if plan["dropped"]:
         lines.append(f"Left out for the budget: {', '.join(plan['dropped'])}.")
     lines += [f"{task}: {fact['grey']}" for task, fact in findings["tasks"].items() if fact["grey"]]
