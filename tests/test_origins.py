@@ -98,8 +98,8 @@ def test_each_fold_is_what_preparing_its_rows_gives(frame, folds, tmp_path):
 
 
 def test_the_folds_end_where_the_next_begin_and_groups_keep_their_names(log, folds):
-    start, period, before = boundaries(log)
-    assert (start - before, period) == (6 * 3_600_000, 6 * 3_600_000)
+    start, period = boundaries(log)
+    assert period == 6 * 3_600_000 and start == (1_600_000_000 // 3600 + 24) * 3_600_000
     ranges = [fold.split("test").time_range() for fold in folds]
     assert all(a[1] < b[0] and b[0] - a[0] < 1.2 * period for a, b in itertools.pairwise(ranges))
     assert ranges[-1] == log.split("test").time_range()
@@ -203,3 +203,24 @@ def test_a_log_that_is_not_split_by_time_is_refused(frame, tmp_path):
         boundaries(timeless)
     with pytest.raises(ValueError, match="origins must be >= 1"):
         compare.make_plan(timeless, origins=0)
+
+
+def test_a_few_rows_on_the_wrong_side_of_an_edge_are_put_right(frame, tmp_path):
+    word = (
+        pl.when(pl.col("ts") < 1_600_000_000 + 17 * 3600)
+        .then(pl.lit("train"))
+        .when(pl.col("ts") < 1_600_000_000 + 23 * 3600)
+    )
+    cut = frame.with_columns(which=word.then(pl.lit("valid")).otherwise(pl.lit("test")))
+    late = cut.with_row_index().with_columns(
+        which=pl.when(pl.col("index") == 1200).then(pl.lit("valid")).otherwise("which")
+    )
+    schema = Schema.read({**SCHEMA, "split": {"by": "column", "column": "which"}})
+    assert late["which"][1200] == "valid" != cut["which"][1200]
+    exact, stray = (
+        from_frame(f.drop("index", strict=False), schema=schema, out=tmp_path / str(k))
+        for k, f in enumerate((cut, late))
+    )
+    assert boundaries(exact) == boundaries(stray)
+    fold = make_origins(stray, 2, tmp_path / "folds")[1]
+    assert len(fold.split("test")) == len(exact.split("test"))

@@ -24,35 +24,44 @@ Array = np.ndarray[Any, Any]
 HOUR = 3_600_000
 
 
-def boundaries(log: Log) -> tuple[int, int, int]:
-    """Return (start of the log's test period, its length, start of the validation period) in ms UTC.
+STRAY = 0.02
+"""Share of a split's rows that may lie on the wrong side of its edge: KuaiRand's date is up to an hour off its time for 1 % of rows."""
 
-    The validation period is as long as the test period is taken to be: the time between their first rows, which is rounded to whole
-    hours and starts on a whole hour where that moves no row to another split.
+
+def boundaries(log: Log) -> tuple[int, int]:
+    """Return (start of the log's test period, its length) in ms UTC.
+
+    The length is the time from the start of the validation period to that of the test period. A start is the whole hour that parts the two
+    splits best, or the first row's time where no whole hour lies between them.
 
     Raises:
-        ValueError: a log without time, or one whose splits do not follow each other in time.
+        ValueError: a log without time, or one whose splits do not follow each other in time (but for `STRAY` of a split's rows).
     """
-    ranges = {name: log.split(name).time_range() for name in SPLITS}
-    train, valid, test = (ranges[name] for name in SPLITS)
-    if train is None or valid is None or test is None:
+    if log.schema.time is None:
         raise ValueError(
             "origins need a log with a time column, the schema has none; declare time, or take one origin"
         )
-    if not (train[1] < valid[0] and valid[1] < test[0]):
+    train, valid, test = (np.sort(np.asarray(log.split(name).arrays["time"])) for name in SPLITS)
+    before, start = _edge(train, valid), _edge(valid, test)
+    return start, round((start - before) / HOUR) * HOUR or start - before
+
+
+def _edge(earlier: Array, later: Array) -> int:
+    """Return the time that parts two splits, both sorted: the best whole hour, or the later's first row where that is better."""
+    first, last = int(later[0]) // HOUR, int(earlier[-1]) // HOUR + 1
+    hours = np.arange(min(first, last), max(first, last) + 1) * HOUR
+    edges = np.append(hours, later[0])
+    wrong = len(earlier) - np.searchsorted(earlier, edges) + np.searchsorted(later, edges)
+    if wrong.min() > STRAY * min(len(earlier), len(later)):
         raise ValueError(
             "origins need a log split by time, but its training, validation and test rows overlap in time; prepare it with split: "
             "{by: time}, or take one origin"
         )
-    whole = {"test": test[0] // HOUR * HOUR, "valid": valid[0] // HOUR * HOUR}
-    start = whole["test"] if whole["test"] > valid[1] else test[0]
-    before = whole["valid"] if whole["valid"] > train[1] else valid[0]
-    length = start - before
-    return start, round(length / HOUR) * HOUR or length, before
+    return int(edges[wrong.argmin()])
 
 
 def make_origins(log: Log, num: int, folder: str | Path) -> list[Log]:
-    """Return `num` logs, the earliest first, the last with the log's own splits; written once, read when they are there.
+    """Return `num` logs, the earliest first, the last with the log's own test period; written once, read when they are there.
 
     Fold k = 0 .. num - 1 has as test rows those of the period num - 1 - k periods before the log's own, as validation rows those of the
     period before, and as training rows all earlier ones. Ids that a fold's training rows hold fewer than `min_count` times are unseen
@@ -78,7 +87,7 @@ def make_origins(log: Log, num: int, folder: str | Path) -> list[Log]:
             "origins need every row of the days that become test days, but negatives of the training rows were left out; prepare "
             "the log without negatives"
         )
-    start, period, _ = boundaries(log)
+    start, period = boundaries(log)
     names = [str(k) for k in range(num)]
     places = [Path(folder) / name for name in names]
     if all((place / "manifest.json").is_file() for place in places):
