@@ -186,10 +186,10 @@ def contrasts(findings: dict[str, Any]) -> tuple[list[str], Cells]:
 def markdown(findings: dict[str, Any]) -> str:
     """Return everything as Markdown."""
     published = findings["published"]
-    parts = ["\n".join(f"- {line}" for line in heading(findings)), _md(*columns(findings)), NOTES]
-    parts += ["\n".join(f"- {line}" for line in verdict(findings)), _md(*contrasts(findings))]
+    parts = ["\n".join(f"- {line}" for line in heading(findings)), table(*columns(findings)), NOTES]
+    parts += ["\n".join(f"- {line}" for line in verdict(findings)), table(*contrasts(findings))]
     if published is not None:
-        parts += [published["note"], _md(published["head"], published["rows"])]
+        parts += [published["note"], table(published["head"], published["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -217,7 +217,8 @@ def as_csv(findings: dict[str, Any]) -> str:
     return out.getvalue()
 
 
-def _md(head: list[str], rows: Cells) -> str:
+def table(head: list[str], rows: Cells) -> str:
+    """Return a Markdown table."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, *rows]]
     lines.insert(1, "|" + " --- |" * len(head))
     return "\n".join(lines)

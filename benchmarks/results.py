@@ -1,0 +1,203 @@
+"""The tables of docs/results.md: every method against tuned plain training, by the protocol of `equipoise compare`, on real and simulated logs.
+
+python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [--jobs 2] [--write docs/results.md] [--dry-run]
+
+Cells: SharedBottom and MMoE on KuaiRand-Pure, Census-Income and the simulated logs independent, aligned and mixed (100,000 rows); PLE on KuaiRand
+and independent. Five seeds, ten for plain training and the PUB rows. The estimate is printed first; `--budget` (core-hours) leaves out secondary
+rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
+command goes on where it was stopped; what lies between the markers in docs/results.md is written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from equipoise.config import write_text
+from equipoise.data import Log, census, kuairand, simulate
+from equipoise.study import compare, present
+from equipoise.study.cells import code
+from equipoise.study.findings import findings
+from equipoise.study.forecast import Forecast
+
+CORE = ("single", "equal", "fixed", "pub", "pub+adatask")
+SECONDARY = ("adatask", "uw", "famo", "imtl_g", "nash", "cagrad", "pcgrad", "mgda", "clippy")
+MORE_SEEDS = ("equal", "pub", "pub+adatask")
+SEEDS, MANY = 5, 10
+BEGIN, END = "<!-- benchmarks/results.py: begin -->", "<!-- benchmarks/results.py: end -->"
+REAL: dict[str, Any] = {
+    "shared_bottom": {"hidden": [64, 32], "tower_sizes": [16], "embedding_dim": 8},
+    "mmoe": {"num_experts": 4, "expert": [64, 32], "tower_sizes": [16], "embedding_dim": 8},
+    "ple": {"expert": [64, 32], "tower_sizes": [16], "embedding_dim": 8},
+}
+NARROW: dict[str, Any] = {
+    "shared_bottom": {"hidden": [16, 8], "tower_sizes": [], "embedding_dim": 8},
+    "mmoe": {"num_experts": 4, "expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
+    "ple": {"expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
+}
+TITLES = {
+    "kuairand": "KuaiRand-Pure, test day 2022-05-06",
+    "census": "Census-Income, the published test file split 60/10/30",
+    "independent": "Simulated, independent tasks",
+    "aligned": "Simulated, aligned tasks",
+    "mixed": "Simulated, mixed tasks",
+}
+
+
+@dataclass
+class Cell:
+    """A log and a model: the plan of all rows with five seeds, and what it would cost."""
+
+    name: str
+    model: str
+    plan: compare.Plan
+    expected: Forecast
+    methods: list[str]
+
+    def hours(self, method: str) -> float:
+        """Core-hours of a row, the further seeds of plain and PUB included."""
+        plan = self.plan
+        runs = len(plan.grid) * len(plan.tuning_seeds) + plan.num_candidates + len(plan.seeds)
+        more = (MANY - SEEDS) / runs if method in MORE_SEEDS else 0.0
+        return self.expected.hours([method]) * (1 + more)
+
+
+def logs(data: Path | None, work: Path) -> dict[str, Log]:
+    """Prepare the logs that are not there yet."""
+    found: dict[str, Log] = {}
+    made = {
+        "kuairand": lambda path: kuairand.prepare(
+            data / "kuairand_pure",  # type: ignore[operator]
+            path,
+            tasks=["is_click", "long_view", "is_like"],
+            valid_date=20220505,
+            test_date=20220506,
+        ),
+        "census": lambda path: census.prepare(data / "census_income", path, seed=0),  # type: ignore[operator]
+    }
+    for relation in ("independent", "aligned", "mixed"):
+        made[relation] = lambda path, relation=relation: simulate(path, 100_000, 0, relation)  # type: ignore[misc]
+    for name, make in made.items():
+        if data is None and name in ("kuairand", "census"):
+            continue
+        path = work / "logs" / name
+        if not path.is_dir():
+            make(path)  # type: ignore[no-untyped-call]
+        found[name] = Log.open(path)
+    return found
+
+
+def cells(found: dict[str, Log]) -> list[Cell]:
+    """Plan every cell, with all rows."""
+    result = []
+    for name, log in found.items():
+        sizes = NARROW if log.schema.simulated else REAL
+        for model in ("shared_bottom", "mmoe", *(("ple",) if name in ("kuairand", "independent") else ())):
+            base: dict[str, Any] = {"epochs": 10, "patience": 2}
+            if name == "kuairand":
+                base["batch_size"] = 512
+            plan = compare.make_plan(
+                log, models_=[model], methods=[*CORE, *SECONDARY], seeds=SEEDS, base=base, set_=sizes[model]
+            )
+            result.append(Cell(name, model, plan, compare.expect(plan), []))
+    order = {"shared_bottom": 0, "mmoe": 1, "ple": 2}
+    return sorted(result, key=lambda cell: order[cell.model])
+
+
+def fit_budget(planned: list[Cell], hours: float) -> list[str]:
+    """Fill each cell's `methods`, first the core rows cell by cell, then the others method by method; return what is left out."""
+    left, out = hours, []
+    missing: dict[str, list[str]] = {}
+    for cell in planned:
+        cost = sum(cell.hours(m) for m in CORE)
+        if cost <= left:
+            cell.methods, left = list(CORE), left - cost
+        else:
+            out.append(f"all of {cell.model} on {cell.name}")
+    for method in SECONDARY:
+        for cell in planned:
+            if cell.methods:
+                if (cost := cell.hours(method)) <= left:
+                    cell.methods.append(method)
+                    left -= cost
+                else:
+                    missing.setdefault(method, []).append(f"{cell.model} on {cell.name}")
+    there = sum(bool(cell.methods) for cell in planned)
+    for method, where in missing.items():
+        out.append(f"{method} {'everywhere' if len(where) == there else 'in ' + ', '.join(where)}")
+    return out
+
+
+def measure(cell: Cell, work: Path, jobs: int) -> str:
+    """Run a cell and return its tables: all rows with five seeds, plain and PUB with ten."""
+    methods = tuple(m for m in cell.plan.methods if m in cell.methods)
+    dropped = tuple(m for m in cell.plan.methods if m not in methods)
+    plan = replace(cell.plan, methods=methods, dropped=dropped)
+    folder = work / f"{cell.name}-{cell.model}"
+    folder.mkdir(parents=True, exist_ok=True)
+    many = replace(
+        plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
+    )
+    parts = [f"### {cell.model}"]
+    for what, each in ((f"All rows, {SEEDS} seeds:", plan), (f"Plain and PUB, {MANY} seeds:", many)):
+        told = findings(compare.carry_out(each, folder, workers=jobs))
+        write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
+        lines = present.verdict(told)
+        parts += [
+            what,
+            present.table(*present.columns(told, brief=True)),
+            "\n".join(f"- {line}" for line in lines),
+        ]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Print the estimate, run what is missing, write the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder with kuairand_pure and census_income; without it simulated logs only",
+    )
+    parser.add_argument("--work", type=Path, default=Path("runs/results"))
+    parser.add_argument("--budget", type=float, default=10.0, help="core-hours")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", type=Path, help="file whose part between the markers is replaced")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimate only")
+    given = parser.parse_args()
+    planned = cells(logs(given.data, given.work))
+    whole = sum(cell.hours(m) for cell in planned for m in cell.plan.methods)
+    dropped = fit_budget(planned, given.budget)
+    kept = sum(cell.hours(m) for cell in planned for m in cell.methods)
+    print(f"all rows: about {whole:.1f} core-hours; within the budget of {given.budget:g}: {kept:.1f}")
+    if dropped:
+        print(f"left out: {'; '.join(dropped)}", flush=True)
+    if given.dry_run:
+        return
+    sections: dict[str, list[str]] = {}
+    for cell in planned:
+        if cell.methods:
+            sections.setdefault(cell.name, []).append(measure(cell, given.work, given.jobs))
+    text = "\n\n".join(
+        "\n\n".join([f"## {TITLES[name]}", *sections[name]]) for name in TITLES if name in sections
+    )
+    if dropped:
+        text += f"\n\nLeft out for the budget of {given.budget:g} core-hours: {'; '.join(dropped)}."
+    text += f"\n\nTraining code {code()}. {present.NOTES}"
+    print(text)
+    if given.write is not None:
+        whole_text = given.write.read_text(encoding="utf-8")
+        before, _, rest = whole_text.partition(BEGIN)
+        _, found, after = rest.partition(END)
+        if not found:
+            raise SystemExit(f"{given.write} must hold the lines {BEGIN} and {END}")
+        write_text(given.write, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
