@@ -316,7 +316,7 @@ def test_export_with_blocks_gives_the_same_for_other_rows(log):
             )
 
     first, second = (b for b, _ in zip(log.split("train").batches(24), range(2), strict=False))
-    rows, values = torch.export.Dim("rows", min=2), torch.export.Dim("values", min=2)
+    rows, values = (torch.export.Dim(name, min=2, max=2**31) for name in ("rows", "values"))
     shapes = ({0: rows}, {0: rows}, {0: values}, {0: 1 + rows})
     tensors = [
         (b.ids, b.numerical, b.multi["tags"].values, b.multi["tags"].offsets)
