@@ -105,36 +105,69 @@ def outcome(value, failed=None):
     return cells.Outcome(value, {}, 1.0, 1, None, failed, None)
 
 
+def answer(values):
+    """A `perform` of `tune_all` whose outcomes are values(config), and the jobs that it was asked for, round by round."""
+    asked = []
+
+    def perform(jobs):
+        asked.append(jobs)
+        return {job.name: values(job.config) for job in jobs}
+
+    return perform, asked
+
+
 def test_tuning_takes_the_best_mean_then_the_best_candidate():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
     unit = tuning.Unit("mmoe", "equal")
-    steps = tuning.tuning(unit, setup)
-    jobs = next(steps)
-    assert len(jobs) == 8 and not any(job.final for job in jobs)
-    jobs = steps.send({j.name: outcome(j.config["lr"]) for j in jobs})  # the largest rate is best
-    assert {j.config["lr"] for j in jobs} == {0.03}
-    while jobs[0].config["lr"] > 0.01:
-        last = jobs[0].config["lr"]
-        jobs = steps.send({j.name: outcome(0.5 if last > 0.03 else 0.6) for j in jobs})
-        if jobs[0].config["lr"] == 0.03:
-            break
-    assert [j.config["weight_decay"] for j in jobs] == list(spaces.WEIGHT_DECAYS)
-    assert {j.config["seed"] for j in jobs} == {1000}
-    with pytest.raises(StopIteration) as end:
-        steps.send({j.name: outcome(0.7 if j.config["weight_decay"] == 1e-5 else 0.1) for j in jobs})
-    found = end.value.value
+
+    def values(config):
+        if config["weight_decay"]:
+            return outcome(0.7 if config["weight_decay"] == 1e-5 else 0.1)
+        return outcome(
+            {0.03: 0.6, 0.1: 0.5}.get(config["lr"], config["lr"])
+        )  # grows to .03, then .1 is worse
+
+    perform, asked = answer(values)
+    found = tuning.tune_all([unit], setup, perform)[unit]
+    assert [sorted({j.config["lr"] for j in jobs}) for jobs in asked] == [
+        [3e-4, 1e-3, 3e-3, 1e-2],
+        [0.03],
+        [0.1],
+        [0.03],
+    ]
+    assert [len(jobs) for jobs in asked] == [8, 2, 2, 6] and not any(j.final for jobs in asked for j in jobs)
+    assert [j.config["weight_decay"] for j in asked[-1]] == list(spaces.WEIGHT_DECAYS)
+    assert {j.config["seed"] for j in asked[-1]} == {1000}
     assert (found.lr, found.chosen["weight_decay"], found.value) == (0.03, 1e-5, 0.7)
     assert found.others[0] == ({"set": {}, "weight_decay": 0.0}, 0.6)
 
 
+def test_a_rate_that_one_side_may_have_every_side_of_the_model_may_have():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}, "ple": {}}, num_candidates=0)
+    names = [("mmoe", "equal"), ("mmoe", "pub"), ("ple", "equal")]
+    units = [tuning.Unit(*name) for name in names]
+
+    def values(config):
+        best = {"equal": 0.03, "pub": 3e-3}[config["method"]] if config["model"] == "mmoe" else 1e-3
+        return outcome(-abs(math.log(config["lr"] / best)))
+
+    perform, asked = answer(values)
+    found = tuning.tune_all(units, setup, perform)
+    assert (
+        sorted(found[units[0]].tried) == sorted(found[units[1]].tried) == [3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1]
+    )
+    assert len(found[units[2]].tried) == 4
+    assert [found[unit].lr for unit in units] == [0.03, 3e-3, 1e-3]
+    assert len(asked) == 3
+
+
 def test_a_side_that_never_trains_says_why():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}}, grid=(1e-3, 3e-3, 1e-2))
-    steps = tuning.tuning(tuning.Unit("mmoe", "pub"), setup)
-    jobs = next(steps)
-    with pytest.raises(StopIteration) as end:
-        while True:
-            jobs = steps.send({j.name: outcome(-math.inf, "diverged") for j in jobs})
-    assert end.value.value.failed == "diverged"
+    unit = tuning.Unit("mmoe", "pub")
+    perform, _ = answer(lambda config: outcome(-math.inf, "diverged"))
+    found = tuning.tune_all([unit], setup, perform)[unit]
+    assert found.failed == "diverged" and found.others == []
+    assert len(found.tried) <= tuning.MAX_RATES
 
 
 def test_a_copy_of_a_side_draws_other_seeds():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from equipoise.study.cells import Job, Outcome
@@ -98,55 +98,59 @@ class Tuned:
     failed: str | None = None
 
 
-def tuning(unit: Unit, setup: Setup) -> Generator[list[Job], Outcomes, Tuned]:
-    """Yield the runs that are needed next, take their outcomes, return what is chosen.
-
-    First every rate of the grid at each tuning seed; as long as the best mean lies on an end, the next half-decade too.
-    Then the candidates of `equipoise.study.spaces` at the first tuning seed, against the default at that same seed.
-    """
-    tried: dict[float, float] = {}
-    first: dict[float, float] = {}
-    reason = None
-    waiting: Sequence[float] = setup.grid
-    while waiting:
-        jobs = {(lr, seed): setup.job(unit, lr, seed) for lr in waiting for seed in setup.tuning_seeds}
-        found = yield list(jobs.values())
-        for lr in waiting:
-            outcomes = [found[jobs[lr, seed].name] for seed in setup.tuning_seeds]
-            tried[lr] = statistics.fmean(o.value for o in outcomes)
-            first[lr] = outcomes[0].value
-            reason = next((o.failed for o in outcomes if o.failed), reason)
-        beyond = next_rate(tried)
-        waiting = [beyond] if beyond is not None and len(tried) < MAX_RATES else []
-    lr = max(tried, key=lambda rate: tried[rate])
-    default: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
-    if tried[lr] == -float("inf"):
-        return Tuned(lr, default, tried[lr], tried, [], reason)
-    own = setup.tasks if unit.task is None else (unit.task,)
-    options = candidates(split_copy(unit.method)[0], own, setup.rates, setup.num_candidates)
-    further = [setup.job(unit, lr, setup.tuning_seeds[0], option) for option in options]
-    found = (yield further) if further else {}
-    others = [
-        (default, first[lr]),
-        *((o, found[j.name].value) for o, j in zip(options, further, strict=True)),
-    ]
-    chosen, value = max(others, key=lambda entry: entry[1])
-    return Tuned(lr, chosen, value, tried, others)
-
-
 def tune_all(
     units: Sequence[Unit], setup: Setup, perform: Callable[[list[Job]], Outcomes]
 ) -> dict[Unit, Tuned]:
-    """Return what was chosen for each unit; the runs that all of them need next are done together."""
+    """Return what was chosen for each unit; the runs that all of them need next are done together.
+
+    First every rate of the grid at each tuning seed. As long as the best mean of any unit lies on an end, the next half-decade is tried by all
+    units of the same model: a rate that one side may have, every side may have. (With a grid for each side a copy of plain training whose best
+    lay on the edge by luck went on to a better rate, and was declared better than the other.) Then the candidates of
+    `equipoise.study.spaces` at the first tuning seed, against the default at that same seed.
+    """
+    seeds = setup.tuning_seeds
+    outcomes: dict[Unit, dict[float, list[Outcome]]] = {unit: {} for unit in units}
+    waiting = {unit.model: list(setup.grid) for unit in units}
+    while any(waiting.values()):
+        jobs = {
+            (unit, lr): [setup.job(unit, lr, seed) for seed in seeds]
+            for unit in units
+            for lr in waiting[unit.model]
+        }
+        found = perform([job for each in jobs.values() for job in each])
+        for (unit, lr), each in jobs.items():
+            outcomes[unit][lr] = [found[job.name] for job in each]
+        waiting = {model: _beyond(model, outcomes) for model in waiting}
     result: dict[Unit, Tuned] = {}
-    going = {unit: tuning(unit, setup) for unit in units}
-    asked = {unit: next(steps) for unit, steps in going.items()}
-    while asked:
-        found = perform([job for jobs in asked.values() for job in jobs])
-        for unit in list(asked):
-            try:
-                asked[unit] = going[unit].send(found)
-            except StopIteration as end:
-                result[unit] = end.value
-                del asked[unit]
+    further: dict[Unit, list[tuple[dict[str, Any], Job]]] = {}
+    for unit, seen in outcomes.items():
+        tried = {lr: statistics.fmean(o.value for o in each) for lr, each in seen.items()}
+        lr = max(tried, key=lambda rate: tried[rate])
+        failed = next((o.failed for each in seen.values() for o in each if o.failed), None)
+        default: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
+        if tried[lr] == -float("inf"):
+            result[unit] = Tuned(lr, default, tried[lr], tried, [], failed)
+            continue
+        first = seen[lr][0].value
+        result[unit] = Tuned(lr, default, first, tried, [(default, first)])
+        own = setup.tasks if unit.task is None else (unit.task,)
+        options = candidates(split_copy(unit.method)[0], own, setup.rates, setup.num_candidates)
+        further[unit] = [(option, setup.job(unit, lr, seeds[0], option)) for option in options]
+    found = perform(wanted) if (wanted := [job for each in further.values() for _, job in each]) else {}
+    for unit, pairs in further.items():
+        others = [*result[unit].others, *((option, found[job.name].value) for option, job in pairs)]
+        chosen, value = max(others, key=lambda entry: entry[1])
+        result[unit] = replace(result[unit], chosen=chosen, value=value, others=others)
     return {unit: result[unit] for unit in units}
+
+
+def _beyond(model: str, outcomes: Mapping[Unit, Mapping[float, Sequence[Outcome]]]) -> list[float]:
+    """Return the rates beyond the grid that units of a model ask for, as long as it has fewer than `MAX_RATES`."""
+    asked: set[float] = set()
+    there: set[float] = set()
+    for unit, seen in outcomes.items():
+        if unit.model == model:
+            there |= set(seen)
+            beyond = next_rate({lr: statistics.fmean(o.value for o in each) for lr, each in seen.items()})
+            asked |= {beyond} if beyond is not None else set()
+    return sorted(asked - there)[: max(0, MAX_RATES - len(there))]
