@@ -272,7 +272,7 @@ def test_contrast_without_groups_is_delong(log):
     test = log.split("test")
     test = type(test).__new__(type(test))
     test.__dict__ = dict(log.split("test").__dict__)
-    test.arrays = {k: v for k, v in test.arrays.items() if k != "group"}
+    test.parts = [{k: v for k, v in part.items() if k != "group"} for part in test.parts]
     a, b = ([{t: rng.random(len(test)) for t in TASKS} for _ in range(3)] for _ in range(2))
     found = contrast(test, TASKS, a, b)
     y, known = test.labels("like")

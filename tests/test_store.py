@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_nothing_and_loses_nothing(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("equipoise.data.write._save_array", full)
+    monkeypatch.setattr("equipoise.data.shards._Shard.append", full)
     with pytest.raises(OSError, match="disk is full"):
         small_log(tmp_path / "log", overwrite=True)
     monkeypatch.undo()

@@ -150,7 +150,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equipoise.data.write._save_array", interrupt)
+    monkeypatch.setattr("equipoise.data.shards._Shard.close", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_log(tmp_path / "log", frames(), SCHEMA)
     assert not list(tmp_path.iterdir())

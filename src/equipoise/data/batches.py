@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -105,7 +105,7 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 def batches(
-    arrays: Arrays,
+    parts: Sequence[Arrays],
     tasks: list[str],
     multi: list[str],
     batch_size: int,
@@ -115,29 +115,44 @@ def batches(
     epoch: int = 0,
     start: int = 0,
     drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Yield batches of a split; the order depends on (seed, epoch) only, and `start` skips that many batches.
 
     Blocks of 65,536 rows come in a random order, eight at a time are read and their rows permuted.
 
+    With `world_size` W, rank r takes rows r, r + W, r + 2W ... of that one order: all ranks together see every row once an epoch,
+    their counts differ by one row at most. With `drop_last` all ranks have the same number of batches; without, a rank may have one more.
+
     Args:
-        arrays: the split's memory maps by name (see `store.py`).
+        parts: the memory maps by name of each shard (see `store.py`), which follow each other.
         tasks, multi: names in the order of the label columns, and of the multi-valued features.
         drop_last: leave out a last batch of fewer rows.
+        rank, world_size: this reader among those that share the epoch: ranks of a distributed run, workers of a loader, or both.
 
     Raises:
-        ValueError: batch_size < 1 or start < 0.
+        ValueError: batch_size < 1, start < 0, a rank that is not in 0 .. world_size - 1.
     """
     if batch_size < 1 or start < 0:
         raise ValueError(f"batch_size must be >= 1 and start >= 0, got {batch_size} and {start}")
-    num_rows = len(arrays["row"])
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0 .. world_size - 1, got {rank} of {world_size}")
+    blocks = _Blocks(parts)
     skip = start * batch_size
+    end = blocks.num_rows // world_size // batch_size * batch_size if drop_last else blocks.num_rows
     left: list[Batch] = []
-    for begin, rows in _windows(num_rows, shuffle, seed, epoch):
+    begin = seen = 0
+    for chosen, rows in _windows(blocks, shuffle, seed, epoch):
+        own = rows[(rank - seen) % world_size :: world_size]
+        seen += len(rows)
+        rows = own[: max(0, end - begin)]
         if begin + len(rows) <= skip:
+            begin += len(rows)
             continue
-        window = _read(arrays, np.unique(rows // BLOCK), tasks, multi)
+        window = _read(parts, blocks, np.sort(chosen), tasks, multi)
         at = max(0, skip - begin)
+        begin += len(rows)
         position = window.position(rows)
         held = sum(len(part) for part in left)
         while at < len(rows):
@@ -153,46 +168,70 @@ def batches(
         yield _concatenate(left)
 
 
+class _Blocks:
+    """The blocks of a split: `part[i]` is the shard, `offset[i]` the first row in it, `first[i]` in the split, `length[i]` the rows."""
+
+    def __init__(self, parts: Sequence[Arrays]) -> None:
+        part, offset, length = [], [], []
+        for at, arrays in enumerate(parts):
+            rows = len(arrays["labels"])
+            for begin in range(0, rows, BLOCK):
+                part.append(at)
+                offset.append(begin)
+                length.append(min(BLOCK, rows - begin))
+        self.part, self.offset = np.array(part, np.int64), np.array(offset, np.int64)
+        self.length = np.array(length, np.int64)
+        self.first = np.cumsum(self.length) - self.length
+        self.num_rows = int(self.length.sum())
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+
 def _windows(
-    num_rows: int, shuffle: bool, seed: int, epoch: int
-) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-    """Yield (rows before this window, the window's row numbers in order)."""
-    order = np.arange(-(-num_rows // BLOCK))
+    blocks: _Blocks, shuffle: bool, seed: int, epoch: int
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Yield (blocks of this window, its row numbers in order)."""
+    order = np.arange(len(blocks))
     generator = np.random.default_rng([seed, epoch])
     if shuffle:
         generator.shuffle(order)
-    begin = 0
-    for first in range(0, len(order), WINDOW):
-        chosen = order[first : first + WINDOW]
-        rows = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, num_rows)) for b in chosen])
+    for begin in range(0, len(order), WINDOW):
+        chosen = order[begin : begin + WINDOW]
+        rows = np.concatenate([blocks.first[b] + np.arange(blocks.length[b]) for b in chosen])
         if shuffle:
             generator.shuffle(rows)
-        yield begin, rows
-        begin += len(rows)
+        yield chosen, rows
 
 
 @dataclass
 class _Window:
-    """Whole blocks in memory, one after the other: rows `blocks[i] * BLOCK ...` of the split from `i * BLOCK` on."""
+    """Whole blocks in memory, one after the other: those whose first row in the split is `first[i]` lie from `start[i]` on."""
 
     columns: dict[str, np.ndarray[Any, Any]]
-    multi: dict[str, list[np.ndarray[Any, Any]]]
-    blocks: np.ndarray[Any, Any]
+    multi: dict[str, tuple[np.ndarray[Any, Any], ...]]
+    first: np.ndarray[Any, Any]
+    start: np.ndarray[Any, Any]
     tasks: list[str]
 
     def position(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return where the split's rows lie in this window (only a split's last block is short, and it comes last)."""
-        return np.asarray(np.searchsorted(self.blocks, rows // BLOCK) * BLOCK + rows % BLOCK)
+        """Return where the split's rows lie in this window."""
+        block = np.searchsorted(self.first, rows, side="right") - 1
+        return np.asarray(self.start[block] + rows - self.first[block])
 
     def take(self, at: np.ndarray[Any, Any]) -> Batch:
         """Return the rows at these positions as a batch (`np.take`: `column[at]` takes twice as long)."""
         found = {name: torch.from_numpy(np.take(column, at, axis=0)) for name, column in self.columns.items()}
         multi = {}
-        for name, (values, offsets) in self.multi.items():
+        for name, (values, offsets, *weights) in self.multi.items():
             lengths = (offsets[1:] - offsets[:-1])[at]
             ends = np.concatenate([[0], np.cumsum(lengths)])
             picked = np.repeat(offsets[:-1][at] - ends[:-1], lengths) + np.arange(ends[-1])
-            multi[name] = Ragged(torch.from_numpy(values[picked]), torch.from_numpy(ends))
+            multi[name] = Ragged(
+                torch.from_numpy(values[picked]),
+                torch.from_numpy(ends),
+                torch.from_numpy(weights[0][picked]) if weights else None,
+            )
         truth = found.get("truth")
         return Batch(
             ids=found["ids"],
@@ -207,31 +246,49 @@ class _Window:
         )
 
 
-def _read(arrays: Arrays, blocks: np.ndarray[Any, Any], tasks: list[str], multi: list[str]) -> _Window:
+NOT_READ = ("time", "row")
+
+
+def _read(
+    parts: Sequence[Arrays], blocks: _Blocks, chosen: np.ndarray[Any, Any], tasks: list[str], multi: list[str]
+) -> _Window:
     """Copy whole blocks out of the memory maps."""
-    num_rows = len(arrays["row"])
-    spans = [(int(b) * BLOCK, min((int(b) + 1) * BLOCK, num_rows)) for b in blocks]
+    spans = [
+        (parts[blocks.part[b]], int(blocks.offset[b]), int(blocks.offset[b] + blocks.length[b]))
+        for b in chosen
+    ]
     columns = {}
-    for name, array in arrays.items():
-        if "." in name:
+    for name in parts[0]:
+        if "." in name or name in NOT_READ:
             continue
         if name == "valid":
-            parts = [
-                np.unpackbits(array[:, a // 8 : -(-b // 8)], axis=1, count=b - a).T.astype(bool, order="C")
-                for a, b in spans
+            cut = [
+                np.unpackbits(part["valid"][:, a // 8 : -(-b // 8)], axis=1, count=b - a).T.astype(
+                    bool, order="C"
+                )
+                for part, a, b in spans
             ]
         else:
-            parts = [np.asarray(array[a:b]) for a, b in spans]
-        columns[name] = np.concatenate(parts)
+            cut = [np.asarray(part[name][a:b]) for part, a, b in spans]
+        columns[name] = np.concatenate(cut)
+    columns["row"] = np.concatenate([blocks.first[b] + np.arange(blocks.length[b]) for b in chosen])
     ragged = {}
     for name in multi:
-        offsets, values = arrays[f"{name}.offsets"], arrays[f"{name}.values"]
-        lengths = np.concatenate([np.diff(offsets[a : b + 1]) for a, b in spans])
-        ragged[name] = [
-            np.concatenate([np.asarray(values[offsets[a] : offsets[b]]) for a, b in spans]),
-            np.concatenate([[0], np.cumsum(lengths)]),
-        ]
-    return _Window(columns, ragged, blocks, tasks)
+        ends = [(part[f"{name}.offsets"], a, b) for part, a, b in spans]
+        lengths = np.concatenate([np.diff(offsets[a : b + 1]) for offsets, a, b in ends])
+        kept = [key for key in (f"{name}.values", f"{name}.weights") if key in parts[0]]
+        values, *weights = (
+            np.concatenate(
+                [
+                    np.asarray(part[key][part[f"{name}.offsets"][a] : part[f"{name}.offsets"][b]])
+                    for part, a, b in spans
+                ]
+            )
+            for key in kept
+        )
+        ragged[name] = (values, np.concatenate([[0], np.cumsum(lengths)]), *weights)
+    start = np.cumsum(blocks.length[chosen]) - blocks.length[chosen]
+    return _Window(columns, ragged, blocks.first[chosen], start, tasks)
 
 
 def _concatenate(parts: list[Batch]) -> Batch:
@@ -247,7 +304,8 @@ def _concatenate(parts: list[Batch]) -> Batch:
         if isinstance(values[0], Ragged):
             lengths = torch.cat([v.offsets.diff() for v in values])
             offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-            return Ragged(torch.cat([v.values for v in values]), offsets)
+            weights = None if values[0].weights is None else torch.cat([v.weights for v in values])
+            return Ragged(torch.cat([v.values for v in values]), offsets, weights)
         return torch.cat(values)
 
     return Batch(**{f.name: join([getattr(p, f.name) for p in parts]) for f in fields(Batch)})

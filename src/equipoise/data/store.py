@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote
 
 import numpy as np
+import polars as pl
 
 from equipoise.data.batches import Batch, batches
 from equipoise.data.schema import Schema
+from equipoise.data.shards import Joined, read_shard
+from equipoise.names import nearest
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "valid", "test")
 Array = np.ndarray[Any, Any]
 
 
 class Split:
-    """One split of a log: memory maps, opened when first read."""
+    """One split of a log: the memory maps of its shards."""
 
-    def __init__(self, path: Path, schema: Schema, files: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, schema: Schema, shards: Sequence[tuple[str, Mapping[str, int]]]) -> None:
         self.path, self.schema = path, schema
-        self.arrays: dict[str, Array] = {}
-        for file in files:
-            name = unquote(Path(file).stem)
-            self.arrays[name] = np.load(path / file, mmap_mode="r", allow_pickle=False)
+        self.parts: list[dict[str, Array]] = [read_shard(path / name, list(files)) for name, files in shards]
+
+    @property
+    def arrays(self) -> Mapping[str, Array]:
+        """The arrays by name: memory maps of a split of one shard; of several, put together in memory when asked for."""
+        return self.parts[0] if len(self.parts) == 1 else Joined(self.parts)
 
     def __len__(self) -> int:
-        return len(self.arrays["row"])
+        return sum(len(part["labels"]) for part in self.parts)
 
     def batches(
         self,
@@ -41,44 +46,55 @@ class Split:
         epoch: int = 0,
         start: int = 0,
         drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[Batch]:
         """Yield batches; see `equipoise.data.batches.batches`."""
-        names = [m.name for m in self.schema.multi]
-        kept = {k: v for k, v in self.arrays.items() if k != "time"}
         return batches(
-            kept,
+            self.parts,
             self.schema.tasks,
-            names,
+            [m.name for m in self.schema.multi],
             batch_size,
             shuffle=shuffle,
             seed=seed,
             epoch=epoch,
             start=start,
             drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
         )
 
     def labels(self, task: str) -> tuple[Array, Array]:
         """Return (float32 [N], bool [N] known) of a task."""
         self.schema.label(task)
         t = self.schema.tasks.index(task)
-        known = np.unpackbits(self.arrays["valid"][t], count=len(self)).astype(bool)
-        return np.array(self.arrays["labels"][:, t]), known
+        values = [np.asarray(part["labels"][:, t]) for part in self.parts]
+        known = [np.unpackbits(part["valid"][t], count=len(part["labels"])) for part in self.parts]
+        return np.concatenate(values), np.concatenate(known).astype(bool)
 
     @property
     def group(self) -> Array | None:
         """int64 [N] group codes, None without a group."""
-        return np.array(self.arrays["group"]) if "group" in self.arrays else None
+        return self._column("group")
 
     def truth(self, task: str) -> Array | None:
         """float32 [N] true probabilities of a simulated log, else None."""
+        if "truth" not in self.parts[0]:
+            return None
         t = self.schema.tasks.index(task)
-        return np.array(self.arrays["truth"][:, t]) if "truth" in self.arrays else None
+        return np.concatenate([np.asarray(part["truth"][:, t]) for part in self.parts])
+
+    def _column(self, name: str) -> Array | None:
+        if name not in self.parts[0]:
+            return None
+        return np.concatenate([np.asarray(part[name]) for part in self.parts])
 
     def time_range(self) -> tuple[int, int] | None:
         """First and last time in ms UTC, None without a time column."""
-        if "time" not in self.arrays:
+        if "time" not in self.parts[0]:
             return None
-        return int(self.arrays["time"].min()), int(self.arrays["time"].max())
+        times = [part["time"] for part in self.parts]
+        return min(int(t.min()) for t in times), max(int(t.max()) for t in times)
 
 
 class _View(Split):
@@ -86,12 +102,16 @@ class _View(Split):
 
     def __init__(self, split: Split, schema: Schema) -> None:
         order = [split.schema.tasks.index(task) for task in schema.tasks]
-        self.path, self.schema = split.path, schema
-        self.arrays = dict(split.arrays)
-        self.arrays["labels"] = split.arrays["labels"][:, order]
-        self.arrays["valid"] = split.arrays["valid"][order]
-        if "truth" in self.arrays:
-            self.arrays["truth"] = split.arrays["truth"][:, order]
+        self.path, self.schema, self.parts = split.path, schema, []
+        whole = order == list(range(len(split.schema.tasks)))
+        for part in split.parts:
+            own = dict(part)
+            if not whole:  # copies, which a log larger than memory need not make for all of its tasks
+                own["labels"] = part["labels"][:, order]
+                own["valid"] = part["valid"][order]
+                if "truth" in own:
+                    own["truth"] = part["truth"][:, order]
+            self.parts.append(own)
 
 
 class Log:
@@ -101,8 +121,10 @@ class Log:
         self.path, self.manifest = path, manifest
         self.schema = Schema.read(manifest["schema"])
         self.fingerprint: str = manifest["fingerprint"]
+        files = manifest["files"]
         self.splits = {
-            name: Split(path / name, self.schema, files) for name, files in manifest["files"].items()
+            name: Split(path, self.schema, [(shard["name"], files[shard["name"]]) for shard in shards])
+            for name, shards in manifest["splits"].items()
         }
         self._keep: Any = None
 
@@ -132,7 +154,9 @@ class Log:
             ) from None
         form = manifest.get("format") if isinstance(manifest, dict) else None
         if form != FORMAT:
-            raise ValueError(f"log {str(path)!r} has format {form!r}, this version reads {FORMAT}")
+            raise ValueError(
+                f"log {str(path)!r} has format {form!r}, this version reads {FORMAT}; prepare it again"
+            )
         sizes = {
             f"{split}/{name}": size for split, f in manifest["files"].items() for name, size in f.items()
         }
@@ -149,6 +173,50 @@ class Log:
                     f"log {str(path)!r}: {name} does not match its checksum; prepare the log again"
                 )
         return cls(path, manifest)
+
+    @property
+    def vocabulary_version(self) -> int:
+        """How often ids were added, from 1; an id keeps its row in every later version."""
+        version: int = self.manifest["vocabulary_version"]
+        return version
+
+    def vocabulary(self, feature: str) -> pl.DataFrame:
+        """Return {value: text, count} of a categorical or multi feature, a row an id: row i has id i + 1.
+
+        Raises:
+            ValueError: no such feature, or one without a vocabulary (numerical, hashed).
+        """
+        file = f"vocabulary/{quote(feature, safe='')}.parquet"
+        if self.manifest["tables"].get(self._table(file)) is None:
+            known = [f.name for f in self.schema.features if f.kind != "numerical"]
+            raise ValueError(
+                f"feature {feature!r} has no vocabulary in log {str(self.path)!r}{nearest(feature, known)}; hashed and numerical ones "
+                "have none"
+            )
+        return pl.read_parquet(self.path / self._table(file))
+
+    def values(self, feature: str, ids: Array) -> pl.Series:
+        """Return the original values, as text, of ids of a feature; null for 0, the unseen and missing ones.
+
+        Raises:
+            ValueError: as `vocabulary`; an id that is beyond it.
+        """
+        table = self.vocabulary(feature)["value"]
+        flat = np.asarray(ids).reshape(-1)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= len(table):
+            raise ValueError(
+                f"ids of feature {feature!r} must be in 0 .. {len(table)}, got {flat.min()} to {flat.max()}"
+            )
+        return pl.concat([pl.Series("value", [None], dtype=pl.String), table]).gather(pl.Series(flat))
+
+    def groups(self) -> pl.Series | None:
+        """Return the original values of the group codes, row i of code i; None without a group."""
+        file = self._table("groups.parquet")
+        return pl.read_parquet(self.path / file)["value"] if file in self.manifest["tables"] else None
+
+    def _table(self, file: str) -> str:
+        """Return where a table of the newest vocabulary version lies in the log's folder."""
+        return file if self.vocabulary_version == 1 else f"tables-{self.vocabulary_version}/{file}"
 
     def split(self, name: str) -> Split:
         """Return a split; ValueError for an unknown name."""

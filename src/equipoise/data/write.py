@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +16,20 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 
-from equipoise.data.encode import Encoder, column_of
+from equipoise.data.encode import column_of
+from equipoise.data.encoder import Encoder
 from equipoise.data.schema import Schema
+from equipoise.data.shards import ShardWriter
 from equipoise.data.store import FORMAT, SPLITS, Log
 
 Array = np.ndarray[Any, Any]
+
+
+Piece = tuple[str, pl.DataFrame]
+Pieces = Callable[[], Iterable[Piece]]
+"""(split, rows) one after the other, the same at each call: a log is read twice, to learn from its training rows and to write it."""
+CHUNK = 2**18
+"""Rows that are encoded together."""
 
 
 def write_log(
@@ -36,7 +45,8 @@ def write_log(
 
     Args:
         path: the new folder.
-        frames: {"train": ..., "valid": ..., "test": ...}; without "valid", a seeded 10 % of train by group is it.
+        frames: {"train": ..., "valid": ..., "test": ...}; without "valid", a seeded 10 % of train by group is it. Frames that map a file may
+            be larger than memory.
         schema: what to read from them.
         truth: {task: column} of true probabilities (simulated logs).
         overwrite: replace an existing log.
@@ -55,22 +65,43 @@ def write_log(
     for name in SPLITS:
         if name not in frames or frames[name].height == 0:
             raise ValueError(f"split {name!r} must have rows, got none; check the split rule of the schema")
-    encoder = Encoder(schema, frames["train"])
+
+    def pieces() -> Iterator[Piece]:
+        for name in SPLITS:
+            for start in range(0, frames[name].height, CHUNK):
+                yield name, frames[name].slice(start, CHUNK)
+
+    return write_pieces(path, pieces, schema, truth=truth, notes=notes)
+
+
+def write_pieces(
+    path: Path,
+    pieces: Pieces,
+    schema: Schema,
+    *,
+    truth: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Log:
+    """Write a prepared log of rows that come in pieces; see `write_log`. A log that is there is replaced."""
+    encoder = Encoder.fit(schema, lambda: (frame for name, frame in pieces() if name == "train"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            _fill(beside, frames, schema, encoder, truth, notes or {})
+            _fill(beside, pieces, schema, encoder, truth, notes or {})
             _replace(path, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"the disk is full, log {str(path)!r} was not written; free space"
-            ) from error
-        raise
+        raise full(error, path) from error
     return Log.open(path)
+
+
+def full(error: OSError, path: Path) -> OSError:
+    """Return the error, said plainly where the disk is full."""
+    if error.errno == errno.ENOSPC:
+        return OSError(errno.ENOSPC, f"the disk is full, log {str(path)!r} was not written; free space")
+    return error
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -87,90 +118,167 @@ def check_place(path: Path, overwrite: bool) -> None:
 
 def _fill(
     folder: Path,
-    frames: Mapping[str, pl.DataFrame],
+    pieces: Pieces,
     schema: Schema,
     encoder: Encoder,
     truth: Mapping[str, str] | None,
     notes: Mapping[str, Any],
 ) -> None:
-    """Write tables, then arrays, then the manifest into an empty folder."""
-    learned = {
+    """Write arrays, then tables, then the manifest into an empty folder."""
+    schema = schema.model_copy(update=learned(encoder))
+    groups = Groups() if schema.group is not None else None
+    shards, digests = write_shards(
+        folder, dict(zip(SPLITS, SPLITS, strict=True)), pieces, schema, encoder, truth, groups
+    )
+    for name in SPLITS:
+        if not shards[name]:
+            raise ValueError(f"split {name!r} must have rows, got none; check the split rule of the schema")
+    tables, of_tables = write_tables(folder, "", encoder, groups)
+    told = {**encoder.notes, **notes, "suspects": [*notes.get("suspects", []), *encoder.remarks()]}
+    lineage = [{"version": 1, "digest": vocabulary_digest(encoder.vocab), "num_ids": encoder.num_ids}]
+    manifest = make_manifest(schema, shards, tables, digests | of_tables, encoder, told, lineage)
+    write_manifest(folder, manifest)
+
+
+def learned(encoder: Encoder) -> dict[str, Any]:
+    """Return what preparing fills in a schema."""
+    return {
         "num_ids": encoder.num_ids,
         "label_scale": encoder.label_scale,
         "label_levels": encoder.label_levels,
     }
-    schema = schema.model_copy(update=learned)
-    groups = _groups(frames, schema.group)
-    tables: dict[str, int] = {}
-    digests: dict[str, str] = {}
-    parts = {f"vocabulary/{quote(name, safe='')}": vocab for name, vocab in encoder.vocab.items()}
-    for part, table in (parts if groups is None else parts | {"groups": groups}).items():
+
+
+class Groups:
+    """Codes of group values, in the order of their first row; a missing group is one of them."""
+
+    def __init__(self, known: pl.Series | None = None) -> None:
+        values = pl.Series("value", [], dtype=pl.String) if known is None else known
+        self.table = pl.DataFrame({"value": values}).with_row_index("code")
+
+    def codes(self, values: pl.Series) -> Array:
+        """Return int64 [N] codes; new values get the next ones."""
+        keyed = pl.DataFrame({"value": values})
+        new = keyed.unique(maintain_order=True).join(
+            self.table, on="value", how="anti", nulls_equal=True, maintain_order="left"
+        )
+        if new.height:
+            self.table = pl.concat([self.table.drop("code"), new]).with_row_index("code")
+        found = keyed.join(self.table, on="value", how="left", maintain_order="left", nulls_equal=True)
+        return found["code"].to_numpy().astype(np.int64)
+
+
+def write_shards(
+    folder: Path,
+    names: Mapping[str, str],
+    pieces: Pieces,
+    schema: Schema,
+    encoder: Encoder,
+    truth: Mapping[str, str] | None,
+    groups: Groups | None,
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Encode every piece into shards; return ({split: its shards}, {file: SHA-256}). `names`: {split: name of its first shard}."""
+    writers = {split: ShardWriter(folder, name) for split, name in names.items()}
+    try:
+        for split, frame in pieces():
+            if not frame.height:
+                continue
+            arrays = encoder.encode(frame, split)
+            if groups is not None and schema.group is not None:
+                arrays["group"] = groups.codes(column_of(frame, schema.group, "group").cast(pl.String))
+            if truth is not None:
+                columns = [column_of(frame, truth[t], "truth").to_numpy() for t in schema.tasks]
+                arrays["truth"] = np.stack(columns, axis=1).astype(np.float32)
+            writers[split].append(arrays)
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+    digests = {file: digest for writer in writers.values() for file, digest in writer.digests.items()}
+    return {split: writer.shards for split, writer in writers.items()}, digests
+
+
+def write_tables(
+    folder: Path, below: str, encoder: Encoder, groups: Groups | None
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Write vocabularies, counts of values without an id and group values; return ({file: bytes}, {file: SHA-256})."""
+    parts = {f"{below}vocabulary/{quote(name, safe='')}": vocab for name, vocab in encoder.vocab.items()}
+    parts |= {f"{below}rare/{quote(name, safe='')}": rare for name, rare in encoder.rare.items()}
+    if groups is not None:
+        parts[f"{below}groups"] = groups.table
+    tables, digests = {}, {}
+    for part, table in parts.items():
         content = io.BytesIO()
         table.write_parquet(content)  # to memory: on a full disk polars raises no OSError
         file = f"{part}.parquet"
-        tables[file], digests[file] = _save(folder / file, b"", content.getbuffer())
-    files: dict[str, dict[str, int]] = {}
-    for name in SPLITS:
-        arrays = encoder.encode(frames[name], name)
-        if groups is not None and schema.group is not None:
-            keyed = frames[name].select(value=pl.col(schema.group).cast(pl.String))
-            found = keyed.join(groups, on="value", how="left", maintain_order="left", nulls_equal=True)
-            arrays["group"] = found["code"].to_numpy().astype(np.int64)
-        if truth is not None:
-            columns = [column_of(frames[name], truth[t], "truth").to_numpy() for t in schema.tasks]
-            arrays["truth"] = np.stack(columns, axis=1).astype(np.float32)
-        files[name] = {}
-        for key, array in arrays.items():
-            file = f"{quote(key, safe='')}.npy"
-            size, digest = _save_array(folder / name / file, array)
-            files[name][file], digests[f"{name}/{file}"] = size, digest
+        tables[file], digests[file] = _save(folder / file, content.getbuffer())
+    return tables, digests
+
+
+def vocabulary_digest(vocab: Mapping[str, pl.DataFrame]) -> str:
+    """Return a fingerprint of which value has which id."""
+    digest = hashlib.sha256()
+    for name in sorted(vocab):
+        digest.update(name.encode() + b"\0")
+        values = vocab[name]["value"]
+        for start in range(0, len(values), CHUNK):
+            digest.update("".join(f"{value}\0" for value in values[start : start + CHUNK]).encode())
+    return digest.hexdigest()[:16]
+
+
+def make_manifest(
+    schema: Schema,
+    shards: Mapping[str, list[dict[str, Any]]],
+    tables: Mapping[str, int],
+    digests: Mapping[str, str],
+    encoder: Encoder,
+    notes: Mapping[str, Any],
+    lineage: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the manifest of a log; `lineage`: of each vocabulary version its digest and table sizes, the newest last."""
     described = json.loads(schema.model_dump_json())
     arrays_only = {file: digest for file, digest in digests.items() if file not in tables}
-    seal = hashlib.sha256(json.dumps([described, arrays_only], sort_keys=True).encode()).hexdigest()
-    manifest = {
+    order = {name: [shard["name"] for shard in of] for name, of in shards.items()}
+    sealed: list[Any] = [described, arrays_only]
+    if len(lineage) > 1 or any(names != [name] for name, names in order.items()):
+        sealed.append(order)
+    version = lineage[-1]["version"]
+    return {
         "format": FORMAT,
         "schema": described,
-        "fingerprint": seal[:16],
-        "vocabulary_version": 1,
-        "rows": {name: frames[name].height for name in SPLITS},
-        "files": files,
-        "tables": tables,
-        "sha256": digests,
-        "scaling": encoder.scaling,
-        "notes": {
-            **encoder.notes,
-            **notes,
-            "suspects": [*notes.get("suspects", []), *encoder.remarks()],
+        "fingerprint": hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()[:16],
+        "vocabulary_version": version,
+        "lineage": lineage,
+        "rows": {name: sum(shard["rows"] for shard in of) for name, of in shards.items()},
+        "splits": {
+            name: [
+                {"vocabulary_version": version, **{k: v for k, v in s.items() if k != "files"}} for s in of
+            ]
+            for name, of in shards.items()
         },
+        "files": {shard["name"]: shard["files"] for of in shards.values() for shard in of},
+        "tables": dict(tables),
+        "sha256": dict(digests),
+        "scaling": encoder.scaling,
+        "notes": dict(notes),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _groups(frames: Mapping[str, pl.DataFrame], group: str | None) -> pl.DataFrame | None:
-    """Return {code, value} of all groups; a missing group is one of them. None without a group column."""
-    if group is None:
-        return None
-    values = pl.concat([column_of(frames[name], group, "group").cast(pl.String) for name in SPLITS])
-    return pl.DataFrame({"value": values.unique(maintain_order=True)}).with_row_index("code")
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write it beside and rename it: from then on the folder is a log, or the newer one."""
+    beside = folder / "new-manifest.json"
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest, indent=1))
+    beside.replace(folder / "manifest.json")
 
 
-def _save(file: Path, header: bytes, content: memoryview) -> tuple[int, str]:
+def _save(file: Path, content: memoryview) -> tuple[int, str]:
     """Write a file; return its size and SHA-256."""
-    file.parent.mkdir(exist_ok=True)
-    digest = hashlib.sha256(header)
-    digest.update(content)
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as out:
-        out.write(header)
         out.write(content)
-    return file.stat().st_size, digest.hexdigest()
-
-
-def _save_array(file: Path, array: Array) -> tuple[int, str]:
-    """Write a .npy file; by hand, since `numpy.save` on a disk that fills up raises an OSError without its number."""
-    array = np.ascontiguousarray(array)
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    return _save(file, header.getvalue(), array.reshape(-1).view(np.uint8).data)
+    return file.stat().st_size, hashlib.sha256(content).hexdigest()
 
 
 def _replace(path: Path, beside: Path) -> None:

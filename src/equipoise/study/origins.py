@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -174,8 +173,9 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
     columns["time of row"] = pl.Series(times).cast(pl.Datetime("ms"))
     own: dict[str, Any] = {"time": "time of row", "split": SplitRule(by="time")}
     if schema.group is not None:
-        table = pl.read_parquet(log.path / "groups.parquet")
-        columns["group of row"] = table["value"].gather(pl.Series(joined("group")))
+        values = log.groups()
+        assert values is not None
+        columns["group of row"] = values.gather(pl.Series(joined("group")))
         own["group"] = "group of row"
     if schema.weight is not None:
         columns["weight of row"] = joined("weight")
@@ -189,8 +189,8 @@ def _values(log: Log, feature: Categorical | Multi) -> pl.Series | None:
     """Return the value of each id, null for row 0; None for a hashed feature."""
     if isinstance(feature, Categorical) and feature.buckets is not None:
         return None
-    table = pl.read_parquet(log.path / "vocabulary" / f"{quote(feature.name, safe='')}.parquet")
-    return pl.concat([pl.Series("value", [None], dtype=pl.String), table["value"].cast(pl.String)])
+    table = log.vocabulary(feature.name)["value"]
+    return pl.concat([pl.Series("value", [None], dtype=pl.String), table.cast(pl.String)])
 
 
 class Pooled:
@@ -222,7 +222,7 @@ class Pooled:
             return None
         if not self._values:
             for test in self.tests:
-                table = pl.read_parquet(test.path.parent / "groups.parquet")["value"]
+                table = pl.read_parquet(test.path / "groups.parquet")["value"]
                 self._values.append(table.gather(pl.Series(np.asarray(test.arrays["group"]))))
         codes: Array = pl.concat(self._values).rank("dense").fill_null(0).to_numpy().astype(np.int64)
         return codes

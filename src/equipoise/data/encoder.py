@@ -1,0 +1,321 @@
+"""What is learned from training rows, a chunk at a time, and the encoding of every row by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from equipoise.data.encode import (
+    BLOCK,
+    CUT,
+    FLOAT32,
+    Lookup,
+    as_text,
+    check_classes,
+    check_duration,
+    column_of,
+    label_values,
+    milliseconds,
+    numbers,
+    pieces,
+    quantiles,
+    vocabulary,
+)
+from equipoise.data.schema import Categorical, Multi, Numerical, Schema
+
+Array = np.ndarray[Any, Any]
+MAX_CLASSES = 100
+Chunks = Callable[[], Iterable[pl.DataFrame]]
+"""The training rows, in chunks, from the start at each call."""
+
+
+class Counts:
+    """How often each value occurs, over chunks; its memory follows the number of different values."""
+
+    def __init__(self) -> None:
+        self.whole: pl.DataFrame | None = None
+        self.waiting: list[pl.DataFrame] = []
+
+    def add(self, counts: pl.DataFrame) -> None:
+        """Add {value: text, count: int64}."""
+        self.waiting.append(counts)
+        held = 0 if self.whole is None else self.whole.height
+        if sum(part.height for part in self.waiting) > max(held, 2**16):
+            self.total()
+
+    def total(self) -> pl.DataFrame:
+        """Return {value: text, count: int64}, each value once."""
+        parts = [part for part in (self.whole, *self.waiting) if part is not None]
+        if len(parts) > 1:
+            parts = [pl.concat(parts).group_by("value").agg(pl.col("count").sum())]
+        self.waiting = []
+        if parts:
+            self.whole = parts[0]
+        empty = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
+        return empty if self.whole is None else self.whole
+
+
+class Spread:
+    """Mean and standard deviation over chunks; of one chunk exactly numpy's (Chan, Golub, LeVeque 1983)."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[int, float, float]] = []
+        self.largest = 0.0
+
+    def add(self, values: Array) -> None:
+        """Add numbers, none of them NaN."""
+        if len(values):
+            with np.errstate(over="ignore", invalid="ignore"):
+                self.parts.append((len(values), float(values.mean()), float(values.std())))
+            self.largest = max(self.largest, float(np.abs(values).max()))
+
+    def found(self, otherwise: tuple[float, float]) -> tuple[float, float]:
+        """Return (mean, standard deviation), `otherwise` without a number."""
+        if len(self.parts) < 2:
+            return self.parts[0][1:] if self.parts else otherwise
+        n = np.array([part[0] for part in self.parts], np.float64)
+        mean, std = (np.array([part[i] for part in self.parts]) for i in (1, 2))
+        with np.errstate(over="ignore", invalid="ignore"):
+            middle = float((n * mean).sum() / n.sum())
+            return middle, math.sqrt(float((n * (std**2 + (mean - middle) ** 2)).sum() / n.sum()))
+
+
+class Encoder:
+    """Vocabularies, scaling and label statistics of training rows, and the arrays that they make of any rows.
+
+    Attributes:
+        vocab: {feature: {value, count}}, row i has id i + 1. rare: {feature: {value, count}} of those that have no id, kept so that
+            tomorrow's counts go on. scaling: {numerical: (mean, standard deviation)}. label_scale, label_levels: see `Schema`.
+        notes: counts of what was met, by split: see `note`.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.vocab: dict[str, pl.DataFrame] = {}
+        self.rare: dict[str, pl.DataFrame] = {}
+        self.scaling: dict[str, tuple[float, float]] = {}
+        self.label_scale: dict[str, tuple[float, float]] = {}
+        self.label_levels: dict[str, list[list[float]]] = {}
+        self._lookups: dict[str, Lookup] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def fit(cls, schema: Schema, train: Chunks, known: Mapping[str, pl.DataFrame] | None = None) -> Encoder:
+        """Return the encoder of training rows.
+
+        Args:
+            known: {feature: {value, count}} of days before, added to the counts.
+
+        Raises:
+            ValueError: as the functions of `encode.py` say, without a position where a chunk cannot know it.
+        """
+        self = cls(schema)
+        counts: dict[str, Counts] = {}
+        spreads = {n.name: Spread() for n in schema.numerical}
+        scales = {
+            y.name: Spread() for y in schema.labels if y.kind in ("regression", "watch") and y.way != "d2q"
+        }
+        levels: dict[str, dict[float, int]] = {y.name: {} for y in schema.labels if y.kind == "ordinal"}
+        d2q = [y for y in schema.labels if y.way == "d2q"]
+        pairs: dict[str, list[tuple[Array, Array]]] = {y.name: [] for y in d2q}
+        for name, table in (known or {}).items():
+            counts.setdefault(name, Counts()).add(table)
+        for chunk in train():
+            self._count(chunk, counts)
+            for n in schema.numerical:
+                values = numbers(_of(chunk, n), n)
+                spreads[n.name].add(values[~np.isnan(values)])
+            for label in schema.labels:
+                if label.name not in scales and label.name not in levels and label.way != "d2q":
+                    continue
+                column = column_of(chunk, label.column or label.name, f"label {label.name!r}")
+                answers, there = label_values(column, label)
+                seen = answers[there].astype(np.float64)
+                if label.name in scales:
+                    scales[label.name].add(np.log1p(seen) if label.transform == "log1p" else seen)
+                elif label.name in levels:
+                    for value, count in zip(*np.unique(seen, return_counts=True), strict=True):
+                        held = levels[label.name]
+                        held[float(value)] = held.get(float(value), 0) + int(count)
+                else:
+                    feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
+                    pairs[label.name].append((numbers(_of(chunk, feature), feature)[there], seen))
+        for f in schema.features:
+            if f.kind != "numerical" and f.name in counts:
+                self.vocab[f.name], self.rare[f.name] = vocabulary(counts.pop(f.name).total(), f)
+        for name, spread in spreads.items():
+            mean, std = spread.found((0.0, 1.0))
+            if not math.isfinite(std):
+                raise ValueError(
+                    f"feature {name!r} is too large to standardise, up to {spread.largest:g}; use transform log1p"
+                )
+            self.scaling[name] = (mean, std if std > 0 else 1.0)
+        for name, spread in scales.items():
+            mean, std = spread.found((0.0, 1.0))
+            # a watch label is not centred: its loss needs times >= 0
+            watch = schema.label(name).kind == "watch"
+            self.label_scale[name] = (0.0, mean or 1.0) if watch else (mean, std if std > 0 else 1.0)
+        self.label_levels = {name: _classes(name, held) for name, held in levels.items()}
+        for label in d2q:
+            feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
+            durations, times = (
+                np.concatenate([p[i] for p in pairs[label.name]] or [np.zeros(0)]) for i in (0, 1)
+            )
+            self.label_levels[label.name] = quantiles(times, self._standard(durations, feature))
+        return self
+
+    def _count(self, chunk: pl.DataFrame, counts: dict[str, Counts]) -> None:
+        for f in self.schema.categorical:
+            if f.buckets is None:
+                column = _of(chunk, f)
+                whole = column.dtype.is_integer()  # counted as they are, which is faster and smaller
+                counts.setdefault(f.name, Counts()).add(_counted(column if whole else as_text(column)))
+        for m in self.schema.multi:
+            counts.setdefault(m.name, Counts()).add(_counted(pieces(_of(chunk, m), m).explode()))
+
+    @property
+    def num_ids(self) -> dict[str, int]:
+        """Rows of each feature's table, the unseen row 0 included."""
+        sizes = {name: vocab.height + 1 for name, vocab in self.vocab.items()}
+        return sizes | {f.name: f.buckets + 1 for f in self.schema.categorical if f.buckets is not None}
+
+    def encode(self, frame: pl.DataFrame, split: str) -> dict[str, Array]:
+        """Return the arrays of a split's next rows; ValueErrors as the functions of `encode.py` say."""
+        schema, n = self.schema, frame.height
+        first = self._seen.get(split, {}).get("rows", 0)
+        ids = np.zeros((n, len(schema.categorical)), np.int32)
+        for at, f in enumerate(schema.categorical):
+            ids[:, at] = self._lookup(f).ids(_of(frame, f))
+        dense, missing = self._dense(frame)
+        arrays: dict[str, Array] = {"ids": ids, "numerical": dense}
+        arrays["row"] = first + np.arange(n, dtype=np.int64)
+        for m in schema.multi:
+            lists = pieces(_of(frame, m), m)
+            lengths = lists.list.len().to_numpy().astype(np.int64)
+            flat = lists.filter(pl.Series(lengths > 0)).explode()
+            arrays[f"{m.name}.values"] = self._lookup(m).ids(flat) if len(flat) else np.zeros(0, np.int32)
+            arrays[f"{m.name}.offsets"] = np.concatenate([[0], np.cumsum(lengths)])
+        found = []
+        for label in schema.labels:
+            values, known = label_values(
+                column_of(frame, label.column or label.name, f"label {label.name!r}"), label, first
+            )
+            if label.kind == "ordinal":
+                check_classes(values, known, label, self.label_levels[label.name], split, first)
+            if label.duration is not None:
+                duration = column_of(frame, label.duration, f"label {label.name!r}")
+                check_duration(duration, label, known, split, first)
+            found.append((values, known))
+        arrays["labels"] = np.stack([values for values, _ in found], axis=1)
+        arrays["valid"] = np.stack([known for _, known in found], axis=0)
+        if schema.weight is not None:
+            arrays["weight"] = _weight(column_of(frame, schema.weight, "weight"), schema.weight)
+        if schema.time is not None:
+            arrays["time"] = milliseconds(column_of(frame, schema.time, "time"))
+        self._note(split, arrays, missing)
+        return arrays
+
+    def _lookup(self, feature: Categorical | Multi) -> Lookup:
+        if feature.name not in self._lookups:
+            buckets = feature.buckets if isinstance(feature, Categorical) else None
+            self._lookups[feature.name] = Lookup(self.vocab.get(feature.name), buckets)
+        return self._lookups[feature.name]
+
+    def _standard(self, values: Array, feature: Numerical) -> Array:
+        mean, std = self.scaling[feature.name]
+        return np.nan_to_num(np.clip((values - mean) / std, -CUT, CUT), nan=0.0).astype(np.float32)
+
+    def _dense(self, frame: pl.DataFrame) -> tuple[Array, dict[str, int]]:
+        """Return float32 [N, D] standardised numbers and the count of missing ones by feature, where there are any.
+
+        In blocks of rows: a column of the whole result is a write to every one of its cache lines.
+        """
+        schema = self.schema
+        dense = np.zeros((frame.height, len(schema.numerical)), np.float32)
+        columns = [_of(frame, d) for d in schema.numerical]
+        missing: dict[str, int] = {}
+        for start in range(0, frame.height, BLOCK):
+            for at, (column, d) in enumerate(zip(columns, schema.numerical, strict=True)):
+                try:
+                    values = numbers(column[start : start + BLOCK], d)
+                except ValueError:
+                    numbers(column, d)  # says how many rows of all
+                    raise
+                if count := int(np.isnan(values).sum()):
+                    missing[d.name] = missing.get(d.name, 0) + count
+                dense[start : start + BLOCK, at] = self._standard(values, d)
+        return dense, missing
+
+    def _note(self, split: str, arrays: dict[str, Array], missing: dict[str, int]) -> None:
+        held = self._seen.setdefault(split, {"rows": 0, "missing": {}, "unseen": {}, "against": {}})
+        held["rows"] += len(arrays["labels"])
+        for name, count in missing.items():
+            held["missing"][name] = held["missing"].get(name, 0) + count
+        for at, f in enumerate(self.schema.categorical):
+            unseen = int((arrays["ids"][:, at] == 0).sum())
+            held["unseen"][f.name] = held["unseen"].get(f.name, 0) + unseen
+        tasks, labels, valid = self.schema.tasks, arrays["labels"], arrays["valid"]
+        for t, y in enumerate(self.schema.labels):
+            if y.given is not None:
+                g = tasks.index(y.given)
+                against = int(((labels[:, t] > 0) & valid[t] & valid[g] & (labels[:, g] == 0)).sum())
+                held["against"][y.name] = held["against"].get(y.name, 0) + against
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """{"missing_numbers": {split: {feature: count}}, "unseen": {split: {feature: share}}, "against_funnel": {split: {task: count}}}."""
+        return {
+            "missing_numbers": {split: held["missing"] for split, held in self._seen.items()},
+            "unseen": {
+                split: {name: count / max(1, held["rows"]) for name, count in held["unseen"].items()}
+                for split, held in self._seen.items()
+            },
+            "against_funnel": {split: held["against"] for split, held in self._seen.items()},
+        }
+
+    def remarks(self) -> list[str]:
+        """Return a line for each feature with missing numbers and each funnel that rows contradict, over all splits."""
+        lines = []
+        for name in [n.name for n in self.schema.numerical]:
+            if total := sum(held["missing"].get(name, 0) for held in self._seen.values()):
+                lines.append(f"{name}: missing (null or NaN) in {total} rows, read as the training mean")
+        for label in self.schema.labels:
+            if total := sum(held["against"].get(label.name, 0) for held in self._seen.values()):
+                lines.append(
+                    f"{label.name}: positive in {total} rows where {label.given!r} is 0, against given"
+                )
+        return lines
+
+
+def _of(frame: pl.DataFrame, feature: Categorical | Multi | Numerical) -> pl.Series:
+    return column_of(frame, feature.column or feature.name, f"feature {feature.name!r}")
+
+
+def _counted(values: pl.Series) -> pl.DataFrame:
+    counts = values.drop_nulls().alias("value").value_counts(name="count")
+    return counts.select(as_text(counts["value"]), pl.col("count").cast(pl.Int64))
+
+
+def _weight(raw: pl.Series, name: str) -> Array:
+    if not raw.dtype.is_numeric():
+        raise ValueError(f"weight {name!r} must be a number, got {raw.dtype}")
+    weight = raw.cast(pl.Float64).fill_null(math.nan).to_numpy()
+    if not ((weight >= 0) & (weight <= FLOAT32)).all():
+        raise ValueError(f"weight {name!r} must be finite and >= 0 in every row")
+    return weight.astype(np.float32)
+
+
+def _classes(name: str, held: dict[float, int]) -> list[list[float]]:
+    """Return [[class, share of known training rows at or below it], ...] of an ordinal label, ascending."""
+    if not 2 <= len(held) <= MAX_CLASSES:
+        raise ValueError(
+            f"label {name!r} is ordinal and must have 2 to {MAX_CLASSES} classes in training, got {len(held)}; declare "
+            f"{name}:regression"
+        )
+    found = np.array(sorted(held))
+    counts = np.array([held[value] for value in found])
+    return np.stack([found, np.cumsum(counts) / counts.sum()], axis=1).tolist()  # type: ignore[no-any-return]
