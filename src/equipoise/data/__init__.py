@@ -8,6 +8,7 @@ from typing import Any
 
 from equipoise.data import ali_ccp, aliexpress, census, kuairand, movielens, tenrec
 from equipoise.data.batches import Batch, Ragged
+from equipoise.data.dataset import BatchDataset
 from equipoise.data.infer import Inferred, infer_schema, parse_label
 from equipoise.data.schema import Categorical, Label, Multi, Numerical, Schema, SplitRule
 from equipoise.data.simulate import simulate
@@ -45,6 +46,7 @@ def prepare(dataset: str, raw: str | Path, out: str | Path, **options: Any) -> L
 __all__ = [
     "DATASETS",
     "Batch",
+    "BatchDataset",
     "Categorical",
     "Inferred",
     "Label",
