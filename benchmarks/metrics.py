@@ -56,7 +56,7 @@ def main() -> None:
     chosen = parser.parse_args()
     rng = np.random.default_rng(0)
     result = {}
-    for rate in (0.05, 0.0005):
+    for rate in (0.05, 0.0005, 0.00017):
         eta = rng.normal(size=chosen.rows) * 1.5 + np.log(rate)
         y = (rng.random(chosen.rows) < 1 / (1 + np.exp(-eta))).astype(np.int8)
         s = (eta + rng.normal(size=chosen.rows)).astype(np.float32)

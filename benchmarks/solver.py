@@ -1,6 +1,6 @@
 """`solve.balance` against the sequence of convex programs (CCP) that the literature solves with a modelling package.
 
-python benchmarks/solver.py [--matrices 5]
+python benchmarks/solver.py [--matrices 5] [--solver ECOS]
 
 The CCP is that of Nash-MTL's code: at most 20 programs over log terms, each linearised at the last weights, with CLARABEL (ECOS where it
 is installed). Residual: max_t |w_t (M w)_t - 1|. Both sides take the same matrices in turn.
@@ -56,8 +56,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--matrices", type=int, default=5)
+    parser.add_argument(
+        "--solver",
+        default="ECOS" if "ECOS" in cvxpy.installed_solvers() else "CLARABEL",
+        help="ECOS, CLARABEL",
+    )
     chosen = parser.parse_args()
-    solver = "ECOS" if "ECOS" in cvxpy.installed_solvers() else "CLARABEL"
+    solver = chosen.solver
     result = {}
     print(
         f"| T | CCP with {solver} ms | balance ms | times faster | residual CCP | residual balance |\n| --- | --- | --- | --- | --- | --- |"

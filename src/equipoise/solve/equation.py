@@ -12,6 +12,7 @@ from equipoise.solve.solution import DAMPING, Solution, Status, read
 
 _MAX_STEPS = 100
 _FULL_STEP_BELOW = 0.25  # Newton decrement under which full steps converge quadratically (self-concordance)
+_SCALINGS = 3  # steps x <- sqrt(x / Cx), each row on its own, while Cx is well above 0: together they spare a Newton step
 _STATIONARY = 1e-12  # squared length of a convex combination of unit rows that counts as 0 in float64
 
 
@@ -46,13 +47,14 @@ def balance(gram: Any) -> Solution:
     Source: PUB, arXiv 2410.05806, whose released script runs a sequence of convex programs for this.
     """
     matrix, dtype, device = read(gram)
-    norms = np.sqrt(np.diag(matrix))
-    present = norms > 0.0
+    norms = np.sqrt(matrix.diagonal())
+    present = np.flatnonzero(norms)
     weights = np.zeros(len(norms))
     residual, steps, status = 0.0, 0, Status.STATIONARY
-    if present.any():
-        d = norms[present]
-        c = (matrix if present.all() else matrix[np.ix_(present, present)]) / np.multiply.outer(d, d)
+    if len(present):
+        every = len(present) == len(norms)
+        d = norms if every else norms[present]
+        c = (matrix if every else matrix[np.ix_(present, present)]) / (d * d[:, None])
         np.minimum(np.maximum(c, -1.0, out=c), 1.0, out=c)
         c.flat[:: len(d) + 1] = 1.0
         tolerance = _STATIONARY
@@ -63,7 +65,7 @@ def balance(gram: Any) -> Solution:
             lowest = float(np.linalg.eigvalsh(c)[0])
             delta = DAMPING + max(0.0, -lowest - DAMPING / 2)
             x, steps, _ = _unit(c + delta * np.eye(len(d)), 0.0)
-        residual = float(np.max(np.abs(x * (c @ x) - 1.0)))
+        residual = float(np.abs(x * (c @ x) - 1.0).max())
         weights[present] = x / d
     return Solution(torch.as_tensor(weights).to(device, dtype), residual, steps, status)
 
@@ -78,26 +80,31 @@ def _unit(c: np.ndarray[Any, Any], tolerance: float) -> tuple[np.ndarray[Any, An
         if half / 2.0 <= tolerance:
             return np.ones(2), 0, Status.STATIONARY
         return np.full(2, 1.0 / np.sqrt(half)), 0, Status.SOLVED
-    x = np.full(t, 1.0 / np.sqrt(max(float(c.mean()) * t, 1.0 / t)))
-    cx = c @ x
-    if cx.min() > 1e-3 * x[0]:
-        x = np.sqrt(x / cx)  # one step of scaling each row on its own: cheaper than the Newton step it spares
-    last = np.inf
+    # dot products in place of sums and maxima: at this size numpy's reductions cost more than the arithmetic
+    ones = np.ones(t)
+    x = np.full(t, 1.0 / math.sqrt(max(float(ones @ c @ ones) / t, 1.0 / t)))
+    for _ in range(_SCALINGS):
+        cx = c @ x
+        if cx.min() <= 1e-3 * x.min():
+            break
+        x = np.sqrt(x / cx)
+    last, rounding = math.inf, (1e-13 * t) ** 2
     for step in range(_MAX_STEPS):
         cx = c @ x
-        g = 1.0 - x * cx
-        if t - g.sum() <= tolerance * x.sum() ** 2:  # x'Cx
+        g = ones - x * cx
+        if float(x @ cx) <= tolerance * float(x @ ones) ** 2:
             return x, step, Status.STATIONARY
-        if step > 2 and np.abs(g).max() <= 1e-13 * t:
+        near = float(g @ g) <= rounding
+        if near and step > 2:
             break
-        hessian = c * np.multiply.outer(x, x)
+        hessian = c * x * x[:, None]
         hessian.flat[:: t + 1] += 1.0
         direction = np.linalg.solve(hessian, g)
         decrement = math.sqrt(max(float(g @ direction), 0.0))
         full = decrement < _FULL_STEP_BELOW
-        if full and (decrement >= last or np.abs(g).max() <= 1e-13 * t):
+        if full and (near or decrement >= last):
             break  # solved, or rounding: a full step no longer helps
-        x = x * (1.0 + (1.0 if full else 1.0 / (1.0 + decrement)) * direction)
-        last = decrement if full else np.inf
-    worst = float(np.max(np.abs(x * (c @ x) - 1.0)))
+        x = x + x * direction * (1.0 if full else 1.0 / (1.0 + decrement))
+        last = decrement if full else math.inf
+    worst = float(np.abs(x * (c @ x) - 1.0).max())
     return x, step, Status.SOLVED if worst <= 1e-5 else Status.NOT_CONVERGED
