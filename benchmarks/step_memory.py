@@ -1,9 +1,10 @@
 """Peak memory of a training step over plain Adam's, on the model of step_time.py.
 
-python benchmarks/step_memory.py [--tasks 2 4] [--steps 4]
+python benchmarks/step_memory.py [--tasks 2 4] [--steps 4] [--heap default mapped]
 
 Every side runs in a process of its own. Memory is what the process's peak resident set grew by from when the model stands until the
-last step; ratios are over plain Adam's growth with as many tasks.
+last step; ratios are over plain Adam's growth with as many tasks and the same heap. `mapped` sets glibc's MALLOC_MMAP_THRESHOLD_ to 1 MiB for
+the process, so that a large tensor's pages go back when it is freed; by default glibc raises that threshold to 32 MiB and the heap fragments.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 from pathlib import Path
 
@@ -45,6 +47,30 @@ def grown(name: str, num_tasks: int, steps: int, into: multiprocessing.Queue[flo
     into.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before)
 
 
+def measure(tasks: list[int], steps: int, heap: str) -> dict[int, dict[str, float]]:
+    """Return {T: {side: MiB}} and print each."""
+    os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
+    if heap == "mapped":
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # read when the new process starts
+    context = multiprocessing.get_context("spawn")
+    result: dict[int, dict[str, float]] = {}
+    for num_tasks in tasks:
+        mine = result[num_tasks] = {}
+        for name in NAMES:
+            queue: multiprocessing.Queue[float | None] = context.Queue()
+            process = context.Process(target=grown, args=(name, num_tasks, steps, queue))
+            process.start()
+            found = queue.get()
+            process.join()
+            if found is not None:
+                mine[name] = found
+                print(
+                    f"| {heap} | T = {num_tasks} | {name} | {found:.0f} MiB | {found / mine['plain Adam']:.2f} |",
+                    flush=True,
+                )
+    return result
+
+
 def main() -> None:
     """Print a table and one JSON object."""
     parser = argparse.ArgumentParser(
@@ -52,23 +78,9 @@ def main() -> None:
     )
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--heap", nargs="+", choices=("default", "mapped"), default=["default", "mapped"])
     chosen = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    result: dict[int, dict[str, float]] = {}
-    for num_tasks in chosen.tasks:
-        mine = result[num_tasks] = {}
-        for name in NAMES:
-            queue: multiprocessing.Queue[float | None] = context.Queue()
-            process = context.Process(target=grown, args=(name, num_tasks, chosen.steps, queue))
-            process.start()
-            found = queue.get()
-            process.join()
-            if found is not None:
-                mine[name] = found
-                print(
-                    f"| T = {num_tasks} | {name} | {found:.0f} MiB | {found / mine['plain Adam']:.2f} |",
-                    flush=True,
-                )
+    result = {heap: measure(chosen.tasks, chosen.steps, heap) for heap in chosen.heap}
     print(json.dumps(result))
 
 
