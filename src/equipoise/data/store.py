@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 
 from equipoise.data.batches import Batch, batches
+from equipoise.data.encoders import intervals
 from equipoise.data.schema import Schema
 from equipoise.data.shards import Joined, read_shard
+from equipoise.data.sharing import table_of
 from equipoise.names import nearest
 
 FORMAT = 2
@@ -186,7 +188,8 @@ class Log:
         Raises:
             ValueError: no such feature, or one without a vocabulary (numerical, hashed).
         """
-        file = f"vocabulary/{quote(feature, safe='')}.parquet"
+        key = next((table_of(f) for f in self.schema.with_table if f.name == feature), feature)
+        file = f"vocabulary/{quote(key, safe='')}.parquet"
         if self.manifest["tables"].get(self._table(file)) is None:
             known = [f.name for f in self.schema.features if f.kind != "numerical"]
             raise ValueError(
@@ -198,10 +201,13 @@ class Log:
     def values(self, feature: str, ids: Array) -> pl.Series:
         """Return the original values, as text, of ids of a feature; null for 0, the unseen and missing ones.
 
+        Of a number cut at quantiles: its interval, such as "(2.5, 7]".
+
         Raises:
             ValueError: as `vocabulary`; an id that is beyond it.
         """
-        table = self.vocabulary(feature)["value"]
+        edges = self.manifest.get("edges", {}).get(feature)
+        table = self.vocabulary(feature)["value"] if edges is None else intervals(edges)
         flat = np.asarray(ids).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= len(table):
             raise ValueError(

@@ -261,6 +261,7 @@ def make_manifest(
         "tables": dict(tables),
         "sha256": dict(digests),
         "scaling": encoder.scaling,
+        "edges": encoder.edges,
         "notes": dict(notes),
     }
 
