@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 import zlib
@@ -296,6 +297,7 @@ def test_options_without_meaning_are_refused(options, said):
         (Categorical(name="a"), [[1], [2], [3]], "must hold plain values, got List"),
         (Categorical(name="a"), [{"x": 1}] * 3, "must hold plain values, got Struct"),
         (Categorical(name="a"), [b"\xff\xfe"] * 3, "written as text, got Binary"),
+        (Categorical(name="a"), [dt.timedelta(1)] * 3, "written as text, got Duration"),
         (Multi(name="a"), [[[1]], [], []], "lists of plain values or text"),
         (Multi(name="a", weights="w"), [[1, 2], [1], [1, 2]], "as many as its ids in every row, got 1 for 2 ids in row 2"),
         (Multi(name="a", weights="w"), [[1, 2], [1], [3]], "finite numbers >= 0, got -1.0 in row 2"),
