@@ -272,6 +272,9 @@ def milliseconds(series: pl.Series) -> Array:
     if series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
         values = series.cast(pl.Datetime("ms")).cast(pl.Int64)
     elif series.dtype.is_numeric():
+        wild = series.cast(pl.Float64).abs().max()
+        if wild is not None and not float(wild) < 2.0**63:  # type: ignore[arg-type]
+            raise ValueError(f"time must be seconds or milliseconds since 1970, got numbers up to {wild!r}")
         exact = series.fill_nan(None) if series.dtype.is_float() else series.cast(pl.Int64)
         largest = float(exact.cast(pl.Float64).abs().max() or 0)  # type: ignore[arg-type]
         values = (exact * 1000 if largest < 1e11 else exact).cast(pl.Int64)

@@ -267,10 +267,18 @@ class Schema(Strict):
         """Return the schema in a YAML or JSON file."""
         if not Path(path).is_file():
             raise ValueError(f"schema {str(path)!r} must be a YAML or JSON file, found none")
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            json.dumps(
+                content, ensure_ascii=False, default=str
+            ).encode()  # no half of a surrogate pair, no anchor in itself
+        except (
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:  # no UTF-8, 2026-99-99
             raise ValueError(f"schema {path} must be YAML or JSON: {error}") from None
         return cls.read(content)
 
