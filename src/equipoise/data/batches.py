@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equipoise.data.check import check_lengths
+
 BLOCK = 2**16
 """Rows that are read together; a multiple of 8, so that a validity bitmap is cut at whole bytes."""
 
@@ -286,6 +288,7 @@ def _read(
             )
             for key in kept
         )
+        check_lengths(name, lengths, values)
         ragged[name] = (values, np.concatenate([[0], np.cumsum(lengths)]), *weights)
     start = np.cumsum(blocks.length[chosen]) - blocks.length[chosen]
     return _Window(columns, ragged, blocks.first[chosen], start, tasks)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from equipoise.data.draw import uniform
 from equipoise.data.schema import Categorical, Label, Multi, Numerical
 from equipoise.names import nearest
 
@@ -37,7 +38,7 @@ def as_text(series: pl.Series) -> pl.Series:
         return series.cast(pl.String)
     series = series.fill_nan(None)
     text = series.cast(pl.Float64).cast(pl.String)
-    whole = ((series.round() == series) & (series.abs() < 2**53)).fill_null(False)
+    whole = ((series.round() == series) & (series.abs() < 2.0**63)).fill_null(False)
     return series.cast(pl.Int64, strict=False).cast(pl.String).zip_with(whole, text)
 
 
@@ -48,17 +49,6 @@ def plain(value: str | int | float) -> str:
     except ValueError:
         return str(value)
     return str(int(number)) if number.is_integer() else str(value)
-
-
-def pieces(series: pl.Series, feature: Multi) -> pl.Series:
-    """Return a list-of-text column: lists as they are, text cut at the separator, empty pieces left out."""
-    if series.dtype == pl.List:
-        lists = series.cast(pl.List(pl.String))
-    else:
-        lists = series.cast(pl.String).str.split(feature.separator).list.eval(pl.element().str.strip_chars())
-    return lists.fill_null([]).list.eval(
-        pl.element().filter(pl.element().is_not_null() & (pl.element() != ""))
-    )
 
 
 def vocabulary(
@@ -95,11 +85,11 @@ class Lookup:
     """Values -> int32 ids: their row in the vocabulary + 1 or their hash bucket, 0 for unseen and missing ones.
 
     Args:
-        vocab: {value, count}, or None with `buckets`.
+        vocab: {value, count}, or None with `buckets`. seed: 0 hashes by CRC-32 alone, any other by `draw.uniform`.
     """
 
-    def __init__(self, vocab: pl.DataFrame | None, buckets: int | None) -> None:
-        self.buckets = buckets
+    def __init__(self, vocab: pl.DataFrame | None, buckets: int | None, seed: int = 0) -> None:
+        self.buckets, self.seed = buckets, seed
         self.table: pl.DataFrame | None = None
         self.whole: tuple[Array, Array] | None = None
         if vocab is not None:
@@ -107,12 +97,15 @@ class Lookup:
 
     def ids(self, values: pl.Series) -> Array:
         """Return int32 [N]."""
-        if self.buckets is None and values.dtype.is_signed_integer():
+        if self.buckets is None and values.dtype in (pl.Int8, pl.Int16, pl.Int32, pl.Int64):
             return self._of_integers(values)
         text = as_text(values)
         if self.buckets is not None:
             unique = text.drop_nulls().unique()
-            codes = [zlib.crc32(v.encode()) % self.buckets + 1 for v in unique]
+            if self.seed:
+                codes = (np.floor(uniform(unique, self.seed) * self.buckets).astype(np.int64) + 1).tolist()
+            else:
+                codes = [zlib.crc32(v.encode()) % self.buckets + 1 for v in unique]
             table = pl.DataFrame({"value": unique, "id": pl.Series(codes, dtype=pl.Int32)})
         else:
             assert self.table is not None
@@ -145,7 +138,7 @@ def numbers(series: pl.Series, feature: Numerical) -> Array:
     """
     try:
         values = series.cast(pl.Float64).fill_null(math.nan).to_numpy()
-    except pl.exceptions.InvalidOperationError:
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError):
         raise ValueError(
             f"feature {feature.name!r} must hold numbers, got {series.dtype} such as {series.drop_nulls()[0]!r}; declare "
             "it categorical"
@@ -160,6 +153,8 @@ def numbers(series: pl.Series, feature: Numerical) -> Array:
                 f"feature {feature.name!r} has transform log1p and must be > -1, got {np.nanmin(values)}"
             )
         values = np.log1p(values)
+    elif feature.transform == "signed_log1p":
+        values = np.sign(values) * np.log1p(np.abs(values))
     return np.asarray(values)
 
 
@@ -277,6 +272,9 @@ def milliseconds(series: pl.Series) -> Array:
     if series.dtype == pl.Date or isinstance(series.dtype, pl.Datetime):
         values = series.cast(pl.Datetime("ms")).cast(pl.Int64)
     elif series.dtype.is_numeric():
+        wild = series.cast(pl.Float64).abs().max()
+        if wild is not None and not float(wild) < 2.0**63:  # type: ignore[arg-type]
+            raise ValueError(f"time must be seconds or milliseconds since 1970, got numbers up to {wild!r}")
         exact = series.fill_nan(None) if series.dtype.is_float() else series.cast(pl.Int64)
         largest = float(exact.cast(pl.Float64).abs().max() or 0)  # type: ignore[arg-type]
         values = (exact * 1000 if largest < 1e11 else exact).cast(pl.Int64)

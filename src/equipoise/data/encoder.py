@@ -21,11 +21,12 @@ from equipoise.data.encode import (
     label_values,
     milliseconds,
     numbers,
-    pieces,
     quantiles,
     vocabulary,
 )
+from equipoise.data.encoders import Sample, lists_of, plain_text, quantile_ids, quantile_values
 from equipoise.data.schema import Categorical, Multi, Numerical, Schema
+from equipoise.data.sharing import table_of
 
 Array = np.ndarray[Any, Any]
 MAX_CLASSES = 100
@@ -88,8 +89,9 @@ class Encoder:
     """Vocabularies, scaling and label statistics of training rows, and the arrays that they make of any rows.
 
     Attributes:
-        vocab: {feature: {value, count}}, row i has id i + 1. rare: {feature: {value, count}} of those that have no id, kept so that
-            tomorrow's counts go on. scaling: {numerical: (mean, standard deviation)}. label_scale, label_levels: see `Schema`.
+        vocab: {table: {value, count}}, row i has id i + 1; a feature's table is `sharing.table_of`, its own name by default. rare:
+            {table: {value, count}} of those that have no id, kept so that tomorrow's counts go on. edges: {feature cut at
+            quantiles: inner edges}. scaling: {numerical: (mean, standard deviation)}. label_scale, label_levels: see `Schema`.
         notes: counts of what was met, by split: see `note`.
     """
 
@@ -98,23 +100,26 @@ class Encoder:
         self.vocab: dict[str, pl.DataFrame] = {}
         self.rare: dict[str, pl.DataFrame] = {}
         self.scaling: dict[str, tuple[float, float]] = {}
+        self.edges: dict[str, list[float]] = {}
         self.label_scale: dict[str, tuple[float, float]] = {}
         self.label_levels: dict[str, list[list[float]]] = {}
         self._lookups: dict[str, Lookup] = {}
         self._seen: dict[str, dict[str, Any]] = {}
+        self._cut: dict[str, int] = {}
 
     @classmethod
     def fit(cls, schema: Schema, train: Chunks, known: Mapping[str, pl.DataFrame] | None = None) -> Encoder:
         """Return the encoder of training rows.
 
         Args:
-            known: {feature: {value, count}} of days before, added to the counts.
+            known: {table or feature: {value, count}} of days before, added to the counts; of features of one table, the first one's.
 
         Raises:
             ValueError: as the functions of `encode.py` say, without a position where a chunk cannot know it.
         """
         self = cls(schema)
         counts: dict[str, Counts] = {}
+        kept = [n.name for n in schema.numerical if n.scale == "none"]
         spreads = {n.name: Spread() for n in schema.numerical}
         scales = {
             y.name: Spread() for y in schema.labels if y.kind in ("regression", "watch") and y.way != "d2q"
@@ -122,10 +127,18 @@ class Encoder:
         levels: dict[str, dict[float, int]] = {y.name: {} for y in schema.labels if y.kind == "ordinal"}
         d2q = [y for y in schema.labels if y.way == "d2q"]
         pairs: dict[str, list[tuple[Array, Array]]] = {y.name: [] for y in d2q}
+        samples = {f.name: Sample() for f in schema.categorical if f.quantiles is not None}
+        owner = {f.name: table_of(f) for f in schema.with_table}
         for name, table in (known or {}).items():
-            counts.setdefault(name, Counts()).add(table)
+            if owner.get(name, name) not in counts:  # features of one table bring the same values
+                counts.setdefault(owner.get(name, name), Counts()).add(table)
+        first = 0
         for chunk in train():
-            self._count(chunk, counts)
+            self._count(chunk, counts, first)
+            for f in schema.categorical:
+                if f.name in samples:
+                    samples[f.name].add(quantile_values(_of(chunk, f), f, first))
+            first += chunk.height
             for n in schema.numerical:
                 values = numbers(_of(chunk, n), n)
                 spreads[n.name].add(values[~np.isnan(values)])
@@ -144,10 +157,20 @@ class Encoder:
                 else:
                     feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
                     pairs[label.name].append((numbers(_of(chunk, feature), feature)[there], seen))
-        for f in schema.features:
-            if f.kind != "numerical" and f.name in counts:
-                self.vocab[f.name], self.rare[f.name] = vocabulary(counts.pop(f.name).total(), f)
+        for keyed in schema.with_table:
+            if (key := table_of(keyed)) in counts:
+                self.vocab[key], self.rare[key] = vocabulary(counts.pop(key).total(), keyed)
+        for f in schema.categorical:
+            if f.name in samples:
+                self.edges[f.name] = samples[f.name].edges(f.quantiles or 0)
         for name, spread in spreads.items():
+            if name in kept:
+                if spread.largest > FLOAT32:
+                    raise ValueError(
+                        f"feature {name!r} has scale none and must fit float32, got {spread.largest:g}"
+                    )
+                self.scaling[name] = (0.0, 1.0)
+                continue
             mean, std = spread.found((0.0, 1.0))
             if not math.isfinite(std):
                 raise ValueError(
@@ -168,20 +191,25 @@ class Encoder:
             self.label_levels[label.name] = quantiles(times, self._standard(durations, feature))
         return self
 
-    def _count(self, chunk: pl.DataFrame, counts: dict[str, Counts]) -> None:
+    def _count(self, chunk: pl.DataFrame, counts: dict[str, Counts], first: int) -> None:
         for f in self.schema.categorical:
-            if f.buckets is None:
+            if f.buckets is None and f.quantiles is None:
                 column = _of(chunk, f)
                 whole = column.dtype.is_integer()  # counted as they are, which is faster and smaller
-                counts.setdefault(f.name, Counts()).add(_counted(column if whole else as_text(column)))
+                text = column if whole else plain_text(column, f"feature {f.name!r}")
+                counts.setdefault(table_of(f), Counts()).add(_counted(text))
         for m in self.schema.multi:
-            counts.setdefault(m.name, Counts()).add(_counted(pieces(_of(chunk, m), m).explode()))
+            counts.setdefault(table_of(m), Counts()).add(_counted(lists_of(chunk, m, first).values))
 
     @property
     def num_ids(self) -> dict[str, int]:
         """Rows of each feature's table, the unseen row 0 included."""
-        sizes = {name: vocab.height + 1 for name, vocab in self.vocab.items()}
-        return sizes | {f.name: f.buckets + 1 for f in self.schema.categorical if f.buckets is not None}
+        sizes = {}
+        for f in self.schema.with_table:
+            fixed = (f.buckets or f.quantiles) if isinstance(f, Categorical) else None
+            if fixed is not None or table_of(f) in self.vocab:
+                sizes[f.name] = 1 + (self.vocab[table_of(f)].height if fixed is None else fixed)
+        return sizes
 
     def encode(self, frame: pl.DataFrame, split: str) -> dict[str, Array]:
         """Return the arrays of a split's next rows; ValueErrors as the functions of `encode.py` say."""
@@ -189,16 +217,18 @@ class Encoder:
         first = self._seen.get(split, {}).get("rows", 0)
         ids = np.zeros((n, len(schema.categorical)), np.int32)
         for at, f in enumerate(schema.categorical):
-            ids[:, at] = self._lookup(f).ids(_of(frame, f))
+            ids[:, at] = self._ids(_of(frame, f), f, first)
         dense, missing = self._dense(frame)
         arrays: dict[str, Array] = {"ids": ids, "numerical": dense}
         arrays["row"] = first + np.arange(n, dtype=np.int64)
         for m in schema.multi:
-            lists = pieces(_of(frame, m), m)
-            lengths = lists.list.len().to_numpy().astype(np.int64)
-            flat = lists.filter(pl.Series(lengths > 0)).explode()
-            arrays[f"{m.name}.values"] = self._lookup(m).ids(flat) if len(flat) else np.zeros(0, np.int32)
-            arrays[f"{m.name}.offsets"] = np.concatenate([[0], np.cumsum(lengths)])
+            lists = lists_of(frame, m, first)
+            some = len(lists.values) > 0
+            arrays[f"{m.name}.values"] = self._lookup(m).ids(lists.values) if some else np.zeros(0, np.int32)
+            arrays[f"{m.name}.offsets"] = lists.offsets
+            if lists.weights is not None:
+                arrays[f"{m.name}.weights"] = lists.weights
+            self._cut[m.name] = self._cut.get(m.name, 0) + lists.cut
         found = []
         for label in schema.labels:
             values, known = label_values(
@@ -220,12 +250,25 @@ class Encoder:
         return arrays
 
     def _lookup(self, feature: Categorical | Multi) -> Lookup:
-        if feature.name not in self._lookups:
-            buckets = feature.buckets if isinstance(feature, Categorical) else None
-            self._lookups[feature.name] = Lookup(self.vocab.get(feature.name), buckets)
-        return self._lookups[feature.name]
+        key = table_of(feature)
+        if key not in self._lookups:
+            buckets, seed = (feature.buckets, feature.seed) if isinstance(feature, Categorical) else (None, 0)
+            self._lookups[key] = Lookup(self.vocab.get(key), buckets, seed)
+        return self._lookups[key]
+
+    def _ids(self, column: pl.Series, feature: Categorical, first: int) -> Array:
+        if feature.quantiles is not None:
+            return quantile_ids(quantile_values(column, feature, first), self.edges[feature.name])
+        text = column if column.dtype.is_integer() else plain_text(column, f"feature {feature.name!r}")
+        return self._lookup(feature).ids(text)
 
     def _standard(self, values: Array, feature: Numerical) -> Array:
+        if feature.scale == "none":
+            if (largest := float(np.nanmax(np.abs(values), initial=0.0))) > FLOAT32:
+                raise ValueError(
+                    f"feature {feature.name!r} has scale none and must fit float32, got {largest:g}"
+                )
+            return np.nan_to_num(values, nan=0.0).astype(np.float32)
         mean, std = self.scaling[feature.name]
         return np.nan_to_num(np.clip((values - mean) / std, -CUT, CUT), nan=0.0).astype(np.float32)
 
@@ -278,11 +321,16 @@ class Encoder:
         }
 
     def remarks(self) -> list[str]:
-        """Return a line for each feature with missing numbers and each funnel that rows contradict, over all splits."""
+        """Return a line for each feature with missing numbers, lists that were cut and each funnel that rows contradict, over all splits."""
         lines = []
-        for name in [n.name for n in self.schema.numerical]:
-            if total := sum(held["missing"].get(name, 0) for held in self._seen.values()):
-                lines.append(f"{name}: missing (null or NaN) in {total} rows, read as the training mean")
+        for n in self.schema.numerical:
+            if total := sum(held["missing"].get(n.name, 0) for held in self._seen.values()):
+                lines.append(
+                    f"{n.name}: missing (null or NaN) in {total} rows, read as {'0' if n.scale == 'none' else 'the training mean'}"
+                )
+        for m in self.schema.multi:
+            if total := self._cut.get(m.name, 0):
+                lines.append(f"{m.name}: cut to the last {m.max_length} values in {total} rows")
         for label in self.schema.labels:
             if total := sum(held["against"].get(label.name, 0) for held in self._seen.values()):
                 lines.append(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from equipoise.data.sharing import check_categorical, check_multi, check_tables
 from equipoise.names import nearest
 
 
@@ -21,7 +22,9 @@ class Strict(BaseModel):
 class Categorical(Strict):
     """A column of ids. Values seen at least `min_count` times in training get rows 1, 2, ...; all others row 0.
 
-    `buckets` hashes values into that many rows (CRC-32) instead of keeping a vocabulary.
+    `buckets` hashes values into that many rows instead of keeping a vocabulary: by CRC-32, with a `seed` other than 0 by `draw.uniform`.
+    `quantiles` cuts a column of numbers at that many quantiles of training rows: ids 1 .. quantiles, missing 0.
+    Features of one `table` (a feature's own name without it) share a vocabulary, or buckets, and the embeddings of it.
     """
 
     kind: Literal["categorical"] = "categorical"
@@ -30,27 +33,53 @@ class Categorical(Strict):
     min_count: int = Field(default=2, ge=1)
     max_size: int | None = Field(default=None, ge=1)
     buckets: int | None = Field(default=None, ge=1, le=2**31 - 2)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    quantiles: int | None = Field(default=None, ge=2, le=100_000)
+    table: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _ways(self) -> Categorical:
+        check_categorical(self)
+        return self
 
 
 class Numerical(Strict):
-    """A number, transformed, standardised on training rows, cut at +-10; missing (null, NaN) becomes 0, the mean."""
+    """A number, transformed, standardised on training rows, cut at +-10; missing (null, NaN) becomes 0, the mean.
+
+    With `scale` "none" it is kept as it is, neither standardised nor cut; missing is 0 too. `signed_log1p`: sign(x) log(1 + |x|).
+    """
 
     kind: Literal["numerical"] = "numerical"
     name: str
     column: str | None = None
-    transform: Literal["none", "log1p"] = "none"
+    transform: Literal["none", "log1p", "signed_log1p"] = "none"
+    scale: Literal["standard", "none"] = "standard"
 
 
 class Multi(Strict):
-    """Several ids a row: a list column, or text cut at `separator`. Pooled by mean or sum in the model."""
+    """Several ids a row: a list column, or text cut at `separator`. Pooled by mean or sum in the model.
+
+    Weights, finite and >= 0, come from the column `weights` (as many a row as ids, lists or text cut at `separator`), or from the same
+    text by `weight_separator`: "rock:.8,pop:.2" with ":" (the last one of a piece). `max_length` keeps the last ids of a row, the newest
+    of a history; how many rows were cut is counted. `table`: as of `Categorical`, so a history shares the table of its item.
+    """
 
     kind: Literal["multi"] = "multi"
     name: str
     column: str | None = None
-    separator: str = ","
+    separator: str = Field(default=",", min_length=1)
     pooling: Literal["mean", "sum"] = "mean"
     min_count: int = Field(default=2, ge=1)
     max_size: int | None = Field(default=None, ge=1)
+    weights: str | None = None
+    weight_separator: str | None = Field(default=None, min_length=1)
+    max_length: int | None = Field(default=None, ge=1)
+    table: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _ways(self) -> Multi:
+        check_multi(self)
+        return self
 
 
 Feature = Annotated[Categorical | Numerical | Multi, Field(discriminator="kind")]
@@ -160,10 +189,13 @@ class Schema(Strict):
         for what, names in (("features", [f.name for f in self.features]), ("labels", self.tasks)):
             if twice := {n for n in names if list(names).count(n) > 1}:
                 raise ValueError(f"{what} must have different names, got {sorted(twice)[0]!r} twice")
+        check_tables(self.with_table)
         answers = {label.column or label.name: label.name for label in self.labels}
         for feature in self.features:
             if task := answers.get(feature.column or feature.name):
                 raise ValueError(f"feature {feature.name!r} must not read the label column of task {task!r}")
+            if isinstance(feature, Multi) and (task := answers.get(feature.weights or "")):
+                raise ValueError(f"weights of {feature.name!r} must not be the label column of task {task!r}")
         for label in self.labels:
             if label.given is not None and label.given not in self.tasks:
                 raise ValueError(
@@ -202,6 +234,11 @@ class Schema(Strict):
         """Multi-valued features."""
         return [f for f in self.features if isinstance(f, Multi)]
 
+    @property
+    def with_table(self) -> list[Categorical | Multi]:
+        """Categorical, then multi-valued features: those that have ids."""
+        return [*self.categorical, *self.multi]
+
     def label(self, task: str) -> Label:
         """Return the label of a task; ValueError with the nearest name for an unknown one."""
         for label in self.labels:
@@ -230,10 +267,18 @@ class Schema(Strict):
         """Return the schema in a YAML or JSON file."""
         if not Path(path).is_file():
             raise ValueError(f"schema {str(path)!r} must be a YAML or JSON file, found none")
-        text = Path(path).read_text(encoding="utf-8")
         try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            json.dumps(
+                content, ensure_ascii=False, default=str
+            ).encode()  # no half of a surrogate pair, no anchor in itself
+        except (
+            yaml.YAMLError,
+            ValueError,
+            TypeError,
+            OverflowError,
+            RecursionError,
+        ) as error:  # no UTF-8, 2026-99-99
             raise ValueError(f"schema {path} must be YAML or JSON: {error}") from None
         return cls.read(content)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tokenize
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,9 +134,30 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 def read_shard(folder: Path, files: Sequence[str]) -> dict[str, Array]:
     """Return {name: memory map} of a shard's files."""
-    return {
-        unquote(Path(file).stem): np.load(folder / file, mmap_mode="r", allow_pickle=False) for file in files
-    }
+    return {unquote(Path(file).stem): _mapped(folder / file) for file in files}
+
+
+def _mapped(file: Path) -> Array:
+    """Return a memory map; ValueError for a file whose header was damaged, whatever numpy raises for it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd header is read as Python text, which may warn
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (
+        ValueError,
+        TypeError,
+        SyntaxError,
+        KeyError,
+        OverflowError,
+        EOFError,
+        MemoryError,
+        tokenize.TokenError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"{str(file)!r} is no array of a log ({error}); prepare the log again") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{str(file)!r} is no array of a log; prepare the log again")
+    return array
 
 
 class Joined(Mapping[str, Array]):

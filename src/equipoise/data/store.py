@@ -13,8 +13,11 @@ import numpy as np
 import polars as pl
 
 from equipoise.data.batches import Batch, batches
+from equipoise.data.check import check_arrays, check_manifest, check_sizes, read_table
+from equipoise.data.encoders import intervals
 from equipoise.data.schema import Schema
 from equipoise.data.shards import Joined, read_shard
+from equipoise.data.sharing import table_of
 from equipoise.names import nearest
 
 FORMAT = 2
@@ -148,7 +151,7 @@ class Log:
             )
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also a number of too many digits
             raise ValueError(
                 f"manifest of log {str(path)!r} is not readable JSON ({error}); prepare it again"
             ) from None
@@ -157,6 +160,7 @@ class Log:
             raise ValueError(
                 f"log {str(path)!r} has format {form!r}, this version reads {FORMAT}; prepare it again"
             )
+        check_manifest(manifest, path)
         sizes = {
             f"{split}/{name}": size for split, f in manifest["files"].items() for name, size in f.items()
         }
@@ -172,7 +176,12 @@ class Log:
                 raise ValueError(
                     f"log {str(path)!r}: {name} does not match its checksum; prepare the log again"
                 )
-        return cls(path, manifest)
+        log = cls(path, manifest)
+        check_sizes(log.schema, path)
+        for name, shards in manifest["splits"].items():
+            for shard, arrays in zip(shards, log.splits[name].parts, strict=True):
+                check_arrays(arrays, log.schema, path / shard["name"], shard.get("rows"))
+        return log
 
     @property
     def vocabulary_version(self) -> int:
@@ -186,22 +195,26 @@ class Log:
         Raises:
             ValueError: no such feature, or one without a vocabulary (numerical, hashed).
         """
-        file = f"vocabulary/{quote(feature, safe='')}.parquet"
+        key = next((table_of(f) for f in self.schema.with_table if f.name == feature), feature)
+        file = f"vocabulary/{quote(key, safe='')}.parquet"
         if self.manifest["tables"].get(self._table(file)) is None:
             known = [f.name for f in self.schema.features if f.kind != "numerical"]
             raise ValueError(
                 f"feature {feature!r} has no vocabulary in log {str(self.path)!r}{nearest(feature, known)}; hashed and numerical ones "
                 "have none"
             )
-        return pl.read_parquet(self.path / self._table(file))
+        return read_table(self.path / self._table(file), ("value", "count"))
 
     def values(self, feature: str, ids: Array) -> pl.Series:
         """Return the original values, as text, of ids of a feature; null for 0, the unseen and missing ones.
 
+        Of a number cut at quantiles: its interval, such as "(2.5, 7]".
+
         Raises:
             ValueError: as `vocabulary`; an id that is beyond it.
         """
-        table = self.vocabulary(feature)["value"]
+        edges = self.manifest.get("edges", {}).get(feature)
+        table = self.vocabulary(feature)["value"] if edges is None else intervals(edges)
         flat = np.asarray(ids).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= len(table):
             raise ValueError(
@@ -212,7 +225,7 @@ class Log:
     def groups(self) -> pl.Series | None:
         """Return the original values of the group codes, row i of code i; None without a group."""
         file = self._table("groups.parquet")
-        return pl.read_parquet(self.path / file)["value"] if file in self.manifest["tables"] else None
+        return read_table(self.path / file, ("value",))["value"] if file in self.manifest["tables"] else None
 
     def _table(self, file: str) -> str:
         """Return where a table of the newest vocabulary version lies in the log's folder."""

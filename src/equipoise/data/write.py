@@ -18,6 +18,7 @@ import polars as pl
 
 from equipoise.data.encode import column_of
 from equipoise.data.encoder import Encoder
+from equipoise.data.encoders import plain_text
 from equipoise.data.schema import Schema
 from equipoise.data.shards import ShardWriter
 from equipoise.data.store import FORMAT, SPLITS, Log
@@ -185,7 +186,7 @@ def write_shards(
                 continue
             arrays = encoder.encode(frame, split)
             if groups is not None and schema.group is not None:
-                arrays["group"] = groups.codes(column_of(frame, schema.group, "group").cast(pl.String))
+                arrays["group"] = groups.codes(plain_text(column_of(frame, schema.group, "group"), "group"))
             if truth is not None:
                 columns = [column_of(frame, truth[t], "truth").to_numpy() for t in schema.tasks]
                 arrays["truth"] = np.stack(columns, axis=1).astype(np.float32)
@@ -261,6 +262,7 @@ def make_manifest(
         "tables": dict(tables),
         "sha256": dict(digests),
         "scaling": encoder.scaling,
+        "edges": encoder.edges,
         "notes": dict(notes),
     }
 

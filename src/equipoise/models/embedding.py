@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from equipoise.data.batches import Batch, Ragged
 from equipoise.data.schema import Multi, Schema
+from equipoise.data.sharing import table_of, tables
 from equipoise.models.blocks import (
     Blocks,
     CausalTransformer,
@@ -26,7 +28,7 @@ from equipoise.models.table import touched_rows
 class FeatureEmbedding(nn.Module):
     """A batch -> [B, width]: embeddings of categorical features, pooled multi-valued ones, numerical values.
 
-    All tables are rows of one `nn.Embedding`, each feature at its own offset: one table and one gradient tensor instead
+    All tables are rows of one `nn.Embedding`, each at its own offset (features that share a table at the same): one table and one gradient tensor instead
     of one a feature. In training an id, of a multi-valued feature too, is replaced by its feature's row 0 with
     probability `id_dropout`, else the row of unseen ids would never be trained.
 
@@ -76,7 +78,10 @@ class FeatureEmbedding(nn.Module):
         if not 0 <= id_dropout < 1:
             raise ValueError(f"id_dropout must lie in [0, 1), got {id_dropout}")
         sizes = [schema.num_ids[name] for name in names]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        shared = tables(schema, names)  # features of one table have the same rows
+        begins = dict(zip(shared, itertools.accumulate(shared.values(), initial=0), strict=False))
+        owner = {f.name: table_of(f) for f in schema.with_table}
+        starts = [begins[owner[name]] for name in names]
         self.schema, self.id_dropout = schema, id_dropout
         self.sparse = schema.sparse if sparse is None else sparse
         self.sizes = dict(zip(names, sizes, strict=True))
@@ -92,7 +97,7 @@ class FeatureEmbedding(nn.Module):
         self.register_buffer("limits", torch.tensor(sizes[:count], dtype=torch.int64), persistent=False)
         self.register_buffer("id_columns", _columns(schema.categorical, categorical), persistent=False)
         self.register_buffer("number_columns", _columns(schema.numerical, numerical), persistent=False)
-        self.table = nn.Embedding(max(1, sum(sizes)), dim)
+        self.table = nn.Embedding(max(1, sum(shared.values())), dim)
         nn.init.normal_(self.table.weight, std=0.1 / math.sqrt(dim))
         self.blocks, self.dim, self.num_numbers = blocks, dim, len(numerical)
         both = bool(blocks.transformer) and blocks.transformer == blocks.attended

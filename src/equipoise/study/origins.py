@@ -140,13 +140,15 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
         raw = dense[:, at].astype(np.float64) * std + mean
         if n.transform == "log1p":
             raw = np.expm1(np.maximum(raw, -30.0))
+        elif n.transform == "signed_log1p":
+            raw = np.sign(raw) * np.expm1(np.abs(raw))
         if any(n.name in counts for counts in log.manifest["notes"]["missing_numbers"].values()):
             raw[dense[:, at] == 0.0] = math.nan  # what a missing number is read as
         columns[n.name] = raw
     for feature in schema.features:
         changed: dict[str, Any] = {"column": feature.name}
-        if isinstance(feature, Categorical) and feature.buckets is not None:
-            changed |= {"buckets": None, "min_count": 1}
+        if isinstance(feature, Categorical) and (feature.buckets or feature.quantiles):
+            changed |= {"buckets": None, "quantiles": None, "seed": 0, "min_count": 1}
         features.append(feature.model_copy(update=changed))
         if isinstance(feature, Multi):
             words = _values(log, feature)
@@ -154,9 +156,17 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
             lengths = np.concatenate([np.diff(part.arrays[f"{feature.name}.offsets"]) for part in parts])
             flat = words.gather(pl.Series(joined(f"{feature.name}.values")))
             rows = pl.DataFrame({"row": np.repeat(np.arange(len(lengths)), lengths), "value": flat})
-            lists = rows.drop_nulls().group_by("row").agg("value")
+            weighted = feature.weights is not None or feature.weight_separator is not None
+            if weighted:
+                rows = rows.with_columns(weight=pl.Series(joined(f"{feature.name}.weights")))
+            lists = rows.drop_nulls().group_by("row", maintain_order=True).agg(pl.exclude("row"))
             every = pl.DataFrame({"row": np.arange(len(lengths))})
-            columns[feature.name] = every.join(lists, on="row", how="left", maintain_order="left")["value"]
+            both = every.join(lists, on="row", how="left", maintain_order="left")
+            columns[feature.name] = both["value"]
+            if weighted:
+                columns[f"weights {feature.name}"] = both["weight"]
+                place = {"weights": f"weights {feature.name}", "weight_separator": None}
+                features[-1] = features[-1].model_copy(update=place)
     labels = []
     for label in schema.labels:
         pairs = [part.labels(label.name) for part in parts]
@@ -186,8 +196,8 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
 
 
 def _values(log: Log, feature: Categorical | Multi) -> pl.Series | None:
-    """Return the value of each id, null for row 0; None for a hashed feature."""
-    if isinstance(feature, Categorical) and feature.buckets is not None:
+    """Return the value of each id, null for row 0; None for a feature that is hashed or cut at quantiles."""
+    if isinstance(feature, Categorical) and (feature.buckets or feature.quantiles):
         return None
     table = log.vocabulary(feature.name)["value"]
     return pl.concat([pl.Series("value", [None], dtype=pl.String), table.cast(pl.String)])
