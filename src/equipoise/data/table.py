@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from equipoise.data.encode import column_of, milliseconds
-from equipoise.data.infer import Inferred, infer_schema
-from equipoise.data.schema import Label, Schema, SplitRule
+from equipoise.data.infer import Inferred
+from equipoise.data.schema import Label, Schema
+from equipoise.data.source import open_source
+from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
-from equipoise.data.write import hold_out, write_log
+from equipoise.data.stream import inferred_schema, workplace, write_source
+from equipoise.data.write import check_place
 
 
 def read_table(
@@ -97,28 +98,15 @@ def _check_lines(path: Path, separator: str) -> None:
 
 def split_frame(frame: pl.DataFrame, schema: Schema) -> dict[str, pl.DataFrame]:
     """Return {"train", "valid", "test"} by the schema's rule; see `SplitRule`."""
-    rule = schema.split or SplitRule()
-    if rule.by == "column":
-        words = column_of(frame, rule.column or "", "split").cast(pl.String)
-        if strange := sorted(set(words.unique().to_list()) - set(SPLITS), key=str):
-            raise ValueError(
-                f"split column {rule.column!r} must hold train, valid and test, got {strange[0]!r}"
-            )
-        parts = {name: frame.filter(words == name) for name in SPLITS}
-        return {name: part for name, part in parts.items() if part.height or name != "valid"}
-    if rule.by == "time":
-        if schema.time is None:
-            raise ValueError("split.by='time' needs a time column, the schema has none")
-        times = milliseconds(column_of(frame, schema.time, "time"))
-        late = np.quantile(times, 1 - rule.test, method="higher")
-        rest = times[times < late]  # by what is left, else one busy last day would leave no validation rows
-        middle = np.quantile(rest, 1 - rule.valid / (1 - rule.test), method="higher") if len(rest) else late
-        test, valid = times >= late, (times >= middle) & (times < late)
-        cut = {"train": ~test & ~valid, "valid": valid, "test": test}
-        return {name: frame.filter(pl.Series(rows)) for name, rows in cut.items()}
-    remaining, test_rows = hold_out(frame, schema.group, rule.test, rule.seed)
-    train, valid_rows = hold_out(remaining, schema.group, rule.valid / (1 - rule.test), rule.seed + 1)
-    return {"train": train, "valid": valid_rows, "test": test_rows}
+    source = open_source(frame)
+    splitter = Splitter.fit(schema, source)
+    found: dict[str, list[pl.DataFrame]] = {name: [] for name in SPLITS}
+    first = 0
+    for chunk in source.chunks():
+        for name, rows in splitter.parts(chunk, first):
+            found[name].append(rows)
+        first += chunk.height
+    return {name: pl.concat(parts) if parts else frame.clear() for name, parts in found.items()}
 
 
 def prepare_table(
@@ -134,23 +122,28 @@ def prepare_table(
     max_rows: int | None = None,
     overwrite: bool = False,
 ) -> tuple[Log, list[str]]:
-    """Prepare a table, with a schema or with one inferred from `labels`; return the log and the suspects' lines."""
-    frame = raw if isinstance(raw, pl.DataFrame) else read_table(raw, max_rows)
-    if max_rows is not None:
-        frame = frame.head(max_rows)
-    if frame.height == 0:
-        raise ValueError("the table must have rows, got none")
-    if schema is None:
-        inferred = infer_schema(frame, labels, time=time, group=group, weight=weight, split=split)
-    else:
-        inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
-    log = write_log(
-        out,
-        split_frame(frame, inferred.schema),
-        inferred.schema,
-        overwrite=overwrite,
-        notes={"suspects": inferred.suspects},
-    )
+    """Prepare a table, with a schema or with one inferred from `labels`; return the log and the suspects' lines.
+
+    Read a chunk at a time, so that it may be larger than memory.
+
+    Args:
+        raw: a data frame, file, folder, glob or remote path, see `open_source`. out: folder of the log.
+        max_rows: how many rows to read at most.
+
+    Raises:
+        ValueError: as `open_source`, `infer_schema`, `Splitter` and `write_log` say, with file, column and row where one is at fault.
+        OSError: too little free disk; nothing is left behind.
+    """
+    out = Path(out)
+    check_place(out, overwrite)
+    with workplace(out) as room:
+        source = open_source(raw, room=room, max_rows=max_rows)
+        if schema is None:
+            inferred = inferred_schema(source, labels, time=time, group=group, weight=weight, split=split)
+        else:
+            inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
+        notes = {"suspects": inferred.suspects}
+        log = write_source(out, source, inferred.schema, notes=notes)
     return log, list(log.manifest["notes"]["suspects"])
 
 
@@ -184,7 +177,7 @@ def from_frame(
     if not isinstance(frame, pl.DataFrame):
         try:
             frame = pl.DataFrame(frame)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
             raise ValueError(
                 f"frame must be a data frame or a dict of columns, got {type(frame).__name__}: {error}"
             ) from None
