@@ -16,6 +16,7 @@ import polars as pl
 
 from equipoise.data.encode import column_of, milliseconds
 from equipoise.data.infer import Inferred, infer_schema
+from equipoise.data.leaks import asked_for
 from equipoise.data.schema import Label, Schema, SplitRule
 from equipoise.data.store import SPLITS, Log
 from equipoise.data.write import hold_out, write_log
@@ -116,8 +117,8 @@ def split_frame(frame: pl.DataFrame, schema: Schema) -> dict[str, pl.DataFrame]:
         test, valid = times >= late, (times >= middle) & (times < late)
         cut = {"train": ~test & ~valid, "valid": valid, "test": test}
         return {name: frame.filter(pl.Series(rows)) for name, rows in cut.items()}
-    remaining, test_rows = hold_out(frame, schema.group, rule.test, rule.seed)
-    train, valid_rows = hold_out(remaining, schema.group, rule.valid / (1 - rule.test), rule.seed + 1)
+    remaining, test_rows = hold_out(frame, schema.kept_together, rule.test, rule.seed)
+    train, valid_rows = hold_out(remaining, schema.kept_together, rule.valid / (1 - rule.test), rule.seed + 1)
     return {"train": train, "valid": valid_rows, "test": test_rows}
 
 
@@ -149,7 +150,7 @@ def prepare_table(
         split_frame(frame, inferred.schema),
         inferred.schema,
         overwrite=overwrite,
-        notes={"suspects": inferred.suspects},
+        notes={"suspects": [*inferred.suspects, *asked_for(inferred.schema)]},
     )
     return log, list(log.manifest["notes"]["suspects"])
 
