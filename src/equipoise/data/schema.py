@@ -141,10 +141,12 @@ class SplitRule(Strict):
     """How rows become train, valid and test.
 
     "column": a column that holds those three words; "time": the last `test` share of rows by time, `valid` before it;
-    "random": a seeded draw by group where there is one, else by row.
+    "group": a seeded draw of groups, never one on two sides; "random": the same where there is a group, else a draw of rows. With
+    `allow_group_leak` rows are drawn although there is a group, and `prepare` says so.
     """
 
-    by: Literal["column", "time", "random"] = "random"
+    by: Literal["column", "time", "group", "random"] = "random"
+    allow_group_leak: bool = False
     column: str | None = None
     valid: float = Field(default=0.1, gt=0, lt=1)
     test: float = Field(default=0.1, gt=0, lt=1)
@@ -156,6 +158,8 @@ class SplitRule(Strict):
             raise ValueError(f"valid + test must leave rows to train on, got {self.valid} + {self.test}")
         if self.by == "column" and self.column is None:
             raise ValueError("column must name the split column when by is 'column', got none")
+        if self.allow_group_leak and self.by != "random":
+            raise ValueError(f"allow_group_leak draws rows, which needs by='random', got {self.by!r}")
         return self
 
 
@@ -190,6 +194,10 @@ class Schema(Strict):
             if twice := {n for n in names if list(names).count(n) > 1}:
                 raise ValueError(f"{what} must have different names, got {sorted(twice)[0]!r} twice")
         check_tables(self.with_table)
+        if self.split is not None and self.split.by == "group" and self.group is None:
+            raise ValueError(
+                "split.by='group' needs a group column, the schema has none; name one, or take by='random'"
+            )
         answers = {label.column or label.name: label.name for label in self.labels}
         for feature in self.features:
             if task := answers.get(feature.column or feature.name):
@@ -238,6 +246,11 @@ class Schema(Strict):
     def with_table(self) -> list[Categorical | Multi]:
         """Categorical, then multi-valued features: those that have ids."""
         return [*self.categorical, *self.multi]
+
+    @property
+    def kept_together(self) -> str | None:
+        """The column whose values a random split keeps on one side: the group, none with `allow_group_leak`."""
+        return None if self.split is not None and self.split.allow_group_leak else self.group
 
     def label(self, task: str) -> Label:
         """Return the label of a task; ValueError with the nearest name for an unknown one."""

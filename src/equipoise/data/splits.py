@@ -42,7 +42,7 @@ class Splitter:
         rule = schema.split or SplitRule()
         if rule.by == "time":
             return cls(rule, schema, _times(rule, schema, source))
-        if rule.by == "random":
+        if rule.by in ("random", "group"):
             draws = lambda: _draws(schema, source, rule.seed)  # noqa: E731
             return cls(rule, schema, _shares(draws, rule.test, rule.valid))
         if _words(rule, source):
@@ -51,10 +51,10 @@ class Splitter:
 
         def training() -> Iterator[Array]:
             first = 0
-            for chunk in source.chunks(_columns(column, schema.group)):
+            for chunk in source.chunks(_columns(column, schema.kept_together)):
                 part = chunk.with_row_index("", first).filter(chunk[column].cast(pl.String) == "train")
                 first += chunk.height
-                yield _draw(part, schema.group, part[""].to_numpy(), 0)
+                yield _draw(part, schema.kept_together, part[""].to_numpy(), 0)
 
         return cls(rule, schema, held=_shares(training, 0.1, 0.0)[0])
 
@@ -75,13 +75,13 @@ class Splitter:
             times = milliseconds(column_of(chunk, self.schema.time or "", "time"))
             return np.where(times >= test, 2, np.where(times >= valid, 1, 0))
         numbers = first + np.arange(chunk.height)
-        if self.rule.by == "random":
-            draw = _draw(chunk, self.schema.group, numbers, self.rule.seed)
+        if self.rule.by in ("random", "group"):
+            draw = _draw(chunk, self.schema.kept_together, numbers, self.rule.seed)
             return np.where(draw < test, 2, np.where(draw < valid, 1, 0))
         words = column_of(chunk, self.rule.column or "", "split").cast(pl.String)
         codes = np.where(words == "test", 2, np.where(words == "valid", 1, 0))
         if self.held is not None:
-            draw = _draw(chunk, self.schema.group, numbers, 0)
+            draw = _draw(chunk, self.schema.kept_together, numbers, 0)
             codes[(codes == 0) & (draw < self.held)] = 1
         return codes
 
@@ -100,9 +100,9 @@ def _draw(chunk: pl.DataFrame, group: str | None, numbers: Array, seed: int) -> 
 
 def _draws(schema: Schema, source: Source, seed: int) -> Iterator[Array]:
     first = 0
-    wanted = [schema.group] if schema.group is not None else source.columns[:1]
+    wanted = [schema.kept_together] if schema.kept_together is not None else source.columns[:1]
     for chunk in source.chunks(wanted):
-        yield _draw(chunk, schema.group, first + np.arange(chunk.height), seed)
+        yield _draw(chunk, schema.kept_together, first + np.arange(chunk.height), seed)
         first += chunk.height
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from equipoise.data.infer import Inferred
+from equipoise.data.leaks import asked_for
 from equipoise.data.schema import Label, Schema
 from equipoise.data.source import open_source
 from equipoise.data.splits import Splitter
@@ -142,7 +143,7 @@ def prepare_table(
             inferred = inferred_schema(source, labels, time=time, group=group, weight=weight, split=split)
         else:
             inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
-        notes = {"suspects": inferred.suspects}
+        notes = {"suspects": [*inferred.suspects, *asked_for(inferred.schema)]}
         log = write_source(out, source, inferred.schema, notes=notes)
     return log, list(log.manifest["notes"]["suspects"])
 
