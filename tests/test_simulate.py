@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import polars as pl
 import pytest
 
-from equipoise.data import simulate
-from equipoise.data.simulate import RATES, RHO, TASKS, rows, world
+from equipoise.data import read_table, simulate
+from equipoise.data.simulate import RATES, RHO, TASKS, row_chunks, rows, world, write_table
 from equipoise.metrics import soft_auc
 
+module = sys.modules["equipoise.data.simulate"]
 N = 20_000
 
 
@@ -64,3 +68,29 @@ def test_bad_arguments_are_refused(tmp_path):
         world(0, "alined")
     with pytest.raises(ValueError, match="rows must be >= 1000"):
         simulate(tmp_path / "log", 10)
+
+
+def test_a_large_log_is_drawn_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WHOLE", 2000)
+    monkeypatch.setattr(module, "CHUNK", 1200)
+    of = world(0)
+    parts = list(row_chunks(of, 5000, 3, size=1200))
+    assert [part.height for part in parts] == [1200, 1200, 1200, 1200, 200]
+    assert not parts[0].select("n01").equals(parts[1].select("n01"))
+    whole = pl.concat(parts)
+    assert whole["group"].is_sorted() and 300 < whole["group"].n_unique() <= 5000 / 12 + 1
+    assert pl.concat(list(row_chunks(of, 1500, 3, size=400))).equals(rows(of, 1500, 3))
+    log = simulate(tmp_path / "log", 5000, 0, row_seed=3)
+    assert [len(log.split(s)) for s in ("train", "valid", "test")] == [3000, 500, 1500]
+    assert np.allclose(log.split("test").truth("click"), whole["p_click"][3500:].to_numpy())
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_a_raw_table_is_the_rows_with_one_label(tmp_path, name):
+    table = read_table(write_table(tmp_path / name, 1500, 2))
+    assert table.width == 80 and table.columns[-1] == "click"
+    assert table["c01"].to_list() == rows(world(2), 1500, 2)["c01"].to_list()
+    with pytest.raises(ValueError, match="must end in"):
+        write_table(tmp_path / "t.xlsx", 1500)
+    with pytest.raises(ValueError, match="did you mean 'click'"):
+        write_table(tmp_path / name, 1500, task="clik")

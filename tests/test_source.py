@@ -8,7 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from equipoise.data import Categorical, Label, Numerical, Schema, SplitRule, delimited, prepare_table, source
+from equipoise.data import (
+    Categorical,
+    Label,
+    Numerical,
+    Schema,
+    SplitRule,
+    delimited,
+    parts,
+    prepare_table,
+    source,
+)
 from equipoise.data.source import open_source
 from equipoise.data.splits import Splitter
 
@@ -41,7 +51,8 @@ def rows_of(raw, **options):
 @pytest.fixture
 def small(monkeypatch):
     """Chunks of 64 rows and blocks of 4 KB, so that a thousand rows are many of them."""
-    monkeypatch.setattr(source, "CHUNK", 64)
+    for module in (source, parts):
+        monkeypatch.setattr(module, "CHUNK", 64)
     monkeypatch.setattr(delimited, "BLOCK", 4096)
     monkeypatch.setattr(delimited, "SAMPLE", 50)
 
@@ -173,7 +184,7 @@ def test_the_log_is_the_same_from_any_source(tmp_path, small):
 def test_random_splits_keep_groups_whole_and_do_not_depend_on_chunks(monkeypatch):
     rows = table(5000).with_columns(user=pl.when(pl.col("user") == 3).then(None).otherwise("user"))
 
-    def parts(chunk):
+    def cut(chunk):
         monkeypatch.setattr(source, "CHUNK", chunk)
         found, first = {"train": [], "valid": [], "test": []}, 0
         origin = open_source(rows)
@@ -184,7 +195,7 @@ def test_random_splits_keep_groups_whole_and_do_not_depend_on_chunks(monkeypatch
             first += piece.height
         return {name: pl.concat(frames) for name, frames in found.items()}
 
-    one, many = parts(5000), parts(64)
+    one, many = cut(5000), cut(64)
     users = [set(part["user"].to_list()) for part in one.values()]
     assert all(one[name].equals(many[name]) for name in one)
     assert sum(len(u) for u in users) == 100 and len(set.union(*users)) == 100  # null is one of them

@@ -70,11 +70,15 @@ def copied(raw: str, room: Path) -> list[tuple[Path, str]]:
         raise ValueError(f"data {raw!r} cannot be read: {error}") from error
 
 
+class NoRoom(OSError):
+    """Too little free disk, found before anything was written."""
+
+
 def check_room(folder: Path, need: int, why: str) -> None:
-    """Raise OSError (ENOSPC) unless the disk of a folder has that many bytes free."""
+    """Raise `NoRoom` unless the disk of a folder has that many bytes free."""
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise OSError(
+        raise NoRoom(
             errno.ENOSPC,
             f"the disk of {str(folder)!r} must have about {need / 2**30:.1f} GiB free to {why}, it has {free / 2**30:.1f}; "
             "choose another folder or free space",

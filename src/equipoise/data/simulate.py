@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet
 
 from equipoise.data.schema import Categorical, Label, Numerical, Schema, SplitRule
-from equipoise.data.store import Log
-from equipoise.data.write import write_log
+from equipoise.data.store import SPLITS, Log
+from equipoise.data.write import CHUNK, Piece, check_place, write_log, write_pieces
 from equipoise.names import nearest
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +29,8 @@ RELATIONS = ("aligned", "independent", "mixed")
 RHO = 0.5
 """Correlation of the tasks' logits under `mixed`: sqrt(rho) common + sqrt(1 - rho) own."""
 
+WHOLE = 1_000_000
+"""Rows up to which a log is drawn at once; a larger one is drawn in parts."""
 NUM_NUMERICAL, NUM_ACTIVE, MEAN_GROUP = 63, 8, 12
 SIZES = (2000, 2000, *(round(3 * (200 / 3) ** (i / 13)) for i in range(14)))
 
@@ -154,7 +158,10 @@ def rows(of: World, n: int, seed: int = 0) -> pl.DataFrame:
     Rows of a group (mean `MEAN_GROUP`) lie together, so that a cut by position keeps them in one split; labels are
     independent given the features, whatever the group.
     """
-    generator = np.random.default_rng([seed, 3])
+    return _drawn(of, n, np.random.default_rng([seed, 3]))
+
+
+def _drawn(of: World, n: int, generator: np.random.Generator) -> pl.DataFrame:
     ids, x = _inputs(n, generator)
     p = 1.0 / (1.0 + np.exp(-_logits(of, ids, x)))
     if of.funnel:
@@ -170,6 +177,55 @@ def rows(of: World, n: int, seed: int = 0) -> pl.DataFrame:
         columns[task] = labels[:, t].astype(np.int8)
         columns[f"p_{task}"] = p[:, t]
     return pl.DataFrame(columns)
+
+
+def row_chunks(of: World, n: int, seed: int = 0, size: int = CHUNK) -> Iterator[pl.DataFrame]:
+    """Yield the rows of a log of n rows in order, at most `size` at once.
+
+    Up to `WHOLE` rows they are those of `rows`; a larger log is drawn in parts of `CHUNK` rows, each with its own seed and groups.
+    """
+    if n <= WHOLE:
+        frame = rows(of, n, seed)
+        for start in range(0, n, size):
+            yield frame[start : start + size]
+        return
+    for part, start in enumerate(range(0, n, CHUNK)):
+        many = min(CHUNK, n - start)
+        frame = _drawn(of, many, np.random.default_rng([seed, 3, part]))
+        frame = frame.with_columns(pl.col("group") + part * (CHUNK // MEAN_GROUP))
+        for begin in range(0, many, size):
+            yield frame[begin : begin + size]
+
+
+def write_table(
+    path: str | Path, rows_: int, seed: int = 0, relation: str = "independent", *, task: str = "click"
+) -> Path:
+    """Write a raw table of 80 columns (16 ids, 63 numbers, one label) as Parquet or CSV, by the path's name, and return its path.
+
+    One part of it is in memory at a time, whatever its size; for measurements of `prepare_table`.
+
+    Raises:
+        ValueError: another kind of file, an unknown task.
+    """
+    path, of = Path(path), world(seed, relation)
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"path must end in .parquet or .csv, got {str(path)!r}")
+    if task not in of.tasks:
+        raise ValueError(f"task must be one of {', '.join(of.tasks)}, got {task!r}{nearest(task, of.tasks)}")
+    columns = [f.name for f in schema().features] + [task]
+    frames = (frame.select(columns) for frame in row_chunks(of, rows_, seed))
+    if path.suffix == ".csv":
+        with path.open("wb") as file:
+            for at, frame in enumerate(frames):
+                frame.write_csv(file, include_header=not at)
+        return path
+    writer: Any = None
+    for frame in frames:
+        table = frame.to_arrow()
+        writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    writer.close()
+    return path
 
 
 def schema(*, funnel: bool = False, shape: str = "study") -> Schema:
@@ -208,10 +264,25 @@ def simulate(
     if rows_ < 1000:
         raise ValueError(f"rows must be >= 1000, got {rows_}: with fewer there are hardly any positives")
     of = world(seed, relation, funnel=funnel, shape=shape)
-    frame = rows(of, rows_, seed if row_seed is None else row_seed)
-    cut = [int(rows_ * 0.6), int(rows_ * 0.7)]
-    frames = {"train": frame[: cut[0]], "valid": frame[cut[0] : cut[1]], "test": frame[cut[1] :]}
+    row_seed = seed if row_seed is None else row_seed
     facts = {"shape": shape, "relation": relation, "seed": seed, "funnel": of.funnel, "rho": RHO}
     truth = {task: f"p_{task}" for task in of.tasks}
     described = schema(funnel=funnel, shape=shape)
-    return write_log(out, frames, described, truth=truth, overwrite=overwrite, notes={"simulated": facts})
+    notes = {"simulated": facts}
+    cut = [0, int(rows_ * 0.6), int(rows_ * 0.7), rows_]
+    if rows_ <= WHOLE:
+        frame = rows(of, rows_, row_seed)
+        frames = {name: frame[a:b] for name, a, b in zip(SPLITS, cut, cut[1:], strict=False)}
+        return write_log(out, frames, described, truth=truth, overwrite=overwrite, notes=notes)
+
+    def pieces() -> Iterator[Piece]:
+        start = 0
+        for chunk in row_chunks(of, rows_, row_seed):
+            for name, a, b in zip(SPLITS, cut, cut[1:], strict=False):
+                first, last = max(a, start), min(b, start + chunk.height)
+                if first < last:
+                    yield name, chunk[first - start : last - start]
+            start += chunk.height
+
+    check_place(Path(out), overwrite)
+    return write_pieces(Path(out), pieces, described, truth=truth, notes=notes)

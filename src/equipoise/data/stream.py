@@ -12,9 +12,10 @@ import polars as pl
 
 from equipoise.data.faults import first_fault
 from equipoise.data.infer import Inferred, infer_schema
-from equipoise.data.paths import check_room
+from equipoise.data.parts import FramePart
+from equipoise.data.paths import NoRoom, check_room
 from equipoise.data.schema import Label, Numerical, Schema
-from equipoise.data.source import FramePart, Source
+from equipoise.data.source import Source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
 from equipoise.data.write import Piece, full, write_pieces
@@ -32,6 +33,8 @@ def workplace(out: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{out.name}.raw.", dir=parent) as folder:
             yield Path(folder)
+    except NoRoom:
+        raise
     except OSError as error:
         raise full(error, out) from error
 
