@@ -30,8 +30,8 @@ class Categorical(Strict):
     kind: Literal["categorical"] = "categorical"
     name: str
     column: str | None = None
-    min_count: int = Field(default=2, ge=1)
-    max_size: int | None = Field(default=None, ge=1)
+    min_count: int = Field(default=2, ge=1, lt=2**63)
+    max_size: int | None = Field(default=None, ge=1, lt=2**63)
     buckets: int | None = Field(default=None, ge=1, le=2**31 - 2)
     seed: int = Field(default=0, ge=0, lt=2**63)
     quantiles: int | None = Field(default=None, ge=2, le=100_000)
@@ -69,11 +69,11 @@ class Multi(Strict):
     column: str | None = None
     separator: str = Field(default=",", min_length=1)
     pooling: Literal["mean", "sum"] = "mean"
-    min_count: int = Field(default=2, ge=1)
-    max_size: int | None = Field(default=None, ge=1)
+    min_count: int = Field(default=2, ge=1, lt=2**63)
+    max_size: int | None = Field(default=None, ge=1, lt=2**63)
     weights: str | None = None
     weight_separator: str | None = Field(default=None, min_length=1)
-    max_length: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1, lt=2**63)
     table: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
