@@ -131,6 +131,7 @@ def prepare_table(
     group: str | None = None,
     weight: str | None = None,
     split: str | None = None,
+    as_of: str | int | None = None,
     max_rows: int | None = None,
     overwrite: bool = False,
 ) -> tuple[Log, list[str]]:
@@ -144,6 +145,8 @@ def prepare_table(
         inferred = infer_schema(frame, labels, time=time, group=group, weight=weight, split=split)
     else:
         inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
+    if as_of is not None:
+        inferred = inferred._replace(schema=inferred.schema.model_copy(update={"as_of": as_of}))
     log = write_log(
         out,
         split_frame(frame, inferred.schema),
