@@ -86,6 +86,10 @@ def prepare(
         int | None,
         typer.Option(help="aliexpress, ali_ccp, census_income, tenrec: seed of the drawn splits."),
     ] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="table: date or time up to which late labels are known; default the last in it."),
+    ] = None,
     max_rows: Annotated[int | None, typer.Option(help="table: rows read at most.")] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
@@ -109,6 +113,7 @@ def prepare(
         "with_statistics": with_statistics or None,
         "split_by": split_by,
         "seed": seed,
+        "as_of": as_of,
         "max_rows": max_rows,
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -57,7 +57,7 @@ class Batch:
         labels: {task: float32 [B]} in the labels' own units, 0 where not known.
         masks: {task: bool [B]}, True where the label is known.
         row: int64 [B], the row's number in its split.
-        weight: float32 [B] sample weights or None. group: int64 [B] codes or None.
+        weight: float32 [B] sample weights, {task: float32 [B]} where tasks differ, or None. group: int64 [B] codes or None.
         truth: {task: float32 [B]} true probabilities of a simulated log, else {}.
     """
 
@@ -67,7 +67,7 @@ class Batch:
     labels: dict[str, Tensor]
     masks: dict[str, Tensor]
     row: Tensor
-    weight: Tensor | None = None
+    weight: Tensor | dict[str, Tensor] | None = None
     group: Tensor | None = None
     truth: dict[str, Tensor] = field(default_factory=dict)
 
@@ -234,7 +234,7 @@ class _Window:
                 torch.from_numpy(ends),
                 torch.from_numpy(weights[0][picked]) if weights else None,
             )
-        truth = found.get("truth")
+        truth, weight = found.get("truth"), found.get("weight")
         return Batch(
             ids=found["ids"],
             numerical=found["numerical"],
@@ -242,7 +242,9 @@ class _Window:
             labels={task: found["labels"][:, t].contiguous() for t, task in enumerate(self.tasks)},
             masks={task: found["valid"][:, t].contiguous() for t, task in enumerate(self.tasks)},
             row=found["row"],
-            weight=found.get("weight"),
+            weight=weight
+            if weight is None or weight.ndim == 1
+            else {task: weight[:, t].contiguous() for t, task in enumerate(self.tasks)},
             group=found.get("group"),
             truth={} if truth is None else {t: truth[:, i].contiguous() for i, t in enumerate(self.tasks)},
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from equipoise.data.sampling import weighs_tasks
 from equipoise.data.schema import Schema
 
 Array = np.ndarray[Any, Any]
@@ -110,8 +111,10 @@ def check_arrays(arrays: Mapping[str, Array], schema: Schema, path: Path, rows: 
         "valid": ("uint8", (tasks, -(-n // 8))),
         "row": ("int64", (n,)),
     }
-    optional = {"weight": ("float32", (n,)), "group": ("int64", (n,)), "time": ("int64", (n,))}
+    optional = {"group": ("int64", (n,)), "time": ("int64", (n,))}
     wanted |= {name: what for name, what in optional.items() if getattr(schema, name) is not None}
+    if schema.weight is not None or schema.negatives is not None:
+        wanted["weight"] = ("float32", (n, tasks) if weighs_tasks(schema) else (n,))
     if "truth" in arrays:
         wanted["truth"] = ("float32", (n, tasks))
     for m in schema.multi:

@@ -168,7 +168,7 @@ def label_values(series: pl.Series, label: Label, first: int = 0) -> tuple[Array
     known = series.is_not_null()
     if series.dtype.is_float():
         known &= series.is_not_nan().fill_null(False)
-    if label.missing is not None:
+    if label.missing is not None and label.event_time is None:  # else it was missing in the event's time
         known &= (as_text(series) != plain(label.missing)).fill_null(False)
     if label.kind == "binary" and label.positive is not None:
         values = (as_text(series) == plain(label.positive)).fill_null(False).cast(pl.Float64)

@@ -25,6 +25,7 @@ from equipoise.data.encode import (
     vocabulary,
 )
 from equipoise.data.encoders import Sample, lists_of, plain_text, quantile_ids, quantile_values
+from equipoise.data.sampling import row_weights
 from equipoise.data.schema import Categorical, Multi, Numerical, Schema
 from equipoise.data.sharing import table_of
 
@@ -242,8 +243,9 @@ class Encoder:
             found.append((values, known))
         arrays["labels"] = np.stack([values for values, _ in found], axis=1)
         arrays["valid"] = np.stack([known for _, known in found], axis=0)
-        if schema.weight is not None:
-            arrays["weight"] = _weight(column_of(frame, schema.weight, "weight"), schema.weight)
+        weight = row_weights(frame, schema, lambda name: _weight(column_of(frame, name, "weight"), name))
+        if weight is not None:
+            arrays["weight"] = weight
         if schema.time is not None:
             arrays["time"] = milliseconds(column_of(frame, schema.time, "time"))
         self._note(split, arrays, missing)

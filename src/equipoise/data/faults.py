@@ -42,6 +42,8 @@ def _checks(schema: Schema) -> Iterator[tuple[str, Check]]:
         name = n.column or n.name
         yield name, lambda rows, n=n, name=name: numbers(rows[name], n)  # type: ignore[misc]
     for y in schema.labels:
+        if y.event_time is not None:
+            continue  # made of another column, which says its own rows
         name = y.column or y.name
         yield name, lambda rows, y=y, name=name: label_values(rows[name], y)  # type: ignore[misc]
         if y.duration is not None:
@@ -53,8 +55,8 @@ def _checks(schema: Schema) -> Iterator[tuple[str, Check]]:
             )
     if schema.time is not None:
         yield schema.time, lambda rows: milliseconds(rows[schema.time or ""])
-    if schema.weight is not None:
-        yield schema.weight, lambda rows: _weights(rows[schema.weight or ""])
+    for name in schema.weight_columns:
+        yield name, lambda rows, name=name: _weights(rows[name])  # type: ignore[misc]
 
 
 def _weights(values: pl.Series) -> None:

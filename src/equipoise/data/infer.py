@@ -11,6 +11,8 @@ import polars as pl
 from pydantic import ValidationError
 
 from equipoise.data.encode import column_of, label_values
+from equipoise.data.late import event_times
+from equipoise.data.sampling import parse_weight
 from equipoise.data.schema import Categorical, Feature, Label, Multi, Numerical, Schema, SplitRule, explain
 from equipoise.names import nearest
 
@@ -89,16 +91,28 @@ def infer_schema(
     parsed = [parse_label(label) if isinstance(label, str) else label for label in labels]
     if not parsed:
         raise ValueError("labels must name at least one column, got none; pass --label click")
+    late = {label.event_time: label for label in parsed if label.event_time is not None}
+    for column, label in late.items():
+        column_of(frame, column, f"event_time of label {label.name!r}")
     for label in parsed:
-        column_of(frame, label.column or label.name, f"label {label.name!r}")
+        if label.event_time is None:
+            column_of(frame, label.column or label.name, f"label {label.name!r}")
         if label.duration is not None:
             column_of(frame, label.duration, f"label {label.name!r}")
-    for what, name in (("time", time), ("group", group), ("weight", weight), ("split", split)):
+    weights = parse_weight(weight)
+    each = list(weights.values()) if isinstance(weights, dict) else [weights]
+    columns = (("time", time), ("group", group), *(("weight", name) for name in each), ("split", split))
+    for what, name in columns:
         if name is not None:
             column_of(frame, name, what)
-    taken = {label.column or label.name for label in parsed} | {time, weight, split}
+    taken = {label.column or label.name for label in parsed} | {time, split, *each, *late}
     sample = frame.head(100_000)
-    answers = [(label, *label_values(sample[label.column or label.name], label)) for label in parsed]
+    answers = [
+        (label, *label_values(sample[label.column or label.name], label))
+        if label.event_time is None
+        else (label, event_times(sample, label)[1].astype(np.float32), np.ones(sample.height, bool))
+        for label in parsed
+    ]
     features: list[Feature] = []
     suspects: list[str] = []
     for name in frame.columns:
@@ -126,7 +140,7 @@ def infer_schema(
         raise ValueError("the table has no column left to learn from; write a schema file")
     rule = SplitRule(by="column", column=split) if split else SplitRule(by="time" if time else "random")
     schema = Schema(
-        features=tuple(features), labels=tuple(parsed), group=group, time=time, weight=weight, split=rule
+        features=tuple(features), labels=tuple(parsed), group=group, time=time, weight=weights, split=rule
     )
     return Inferred(schema, suspects)
 

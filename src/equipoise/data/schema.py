@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from equipoise.data.sharing import check_categorical, check_multi, check_tables
+from equipoise.data.window import span
 from equipoise.names import nearest
 
 
@@ -98,6 +100,9 @@ class Label(Strict):
         given: the task without which this one cannot be positive (a funnel). It does not mask: a purchase label on a
             row without click is a valid 0. Rows that contradict it are counted.
         transform, loss: of regression: learn on log1p(label), with squared error or Huber loss.
+        event_time, window: of a binary label that comes late: the column of the event's time, empty (or `missing`) without an event, and
+            how long after the row it counts, such as 7d, 12h, 30m, 45s. The label is made of them; see `equipoise.data.late`.
+        pending: what a row is whose event is not known while its window is open: "mask"ed, "negative", or "exclude"d for all tasks.
     """
 
     name: str
@@ -110,6 +115,9 @@ class Label(Strict):
     given: str | None = None
     transform: Literal["none", "log1p"] = "none"
     loss: Literal["mse", "huber"] = "mse"
+    event_time: str | None = None
+    window: str | None = None
+    pending: Literal["mask", "negative", "exclude"] = "mask"
 
     @model_validator(mode="after")
     def _kinds(self) -> Label:
@@ -133,6 +141,49 @@ class Label(Strict):
         if self.duration is not None and self.duration in ("", self.column or self.name):
             raise ValueError(
                 f"label {self.name!r} must have another column as duration, got {self.duration!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _late(self) -> Label:
+        if (self.event_time is None) != (self.window is None):
+            raise ValueError(
+                f"label {self.name!r} must have both event_time and window, got event_time={self.event_time!r}, window={self.window!r}"
+            )
+        if self.event_time is None and self.pending != "mask":
+            raise ValueError(
+                f"label {self.name!r} has pending={self.pending!r}, which needs event_time and window"
+            )
+        if self.window is not None:
+            if self.kind != "binary" or self.positive is not None:
+                raise ValueError(
+                    f"label {self.name!r} has event_time={self.event_time!r}, which needs kind='binary' and no positive=VALUE"
+                )
+            span(self.window)
+        return self
+
+
+class Negatives(Strict):
+    """Rows whose label `of` is not positive, thinned out.
+
+    Attributes:
+        keep: the share of them, in (0, 1], that stays in train: those whose key draws less (see `equipoise.data.draw`).
+        sampling_rate: instead of `keep`, the column of the rate, in (0, 1], at which whoever wrote the log kept each row.
+        correct: "weights" (a row weighs 1 / rate) or "logit" (task `of` is learned on the sample as it is, its probability taken back by
+            log(rate); rows weigh 1 / rate for the other tasks).
+    """
+
+    of: str
+    keep: float | None = Field(default=None, gt=0, le=1)
+    sampling_rate: str | None = None
+    seed: int = 0
+    correct: Literal["weights", "logit"] = "weights"
+
+    @model_validator(mode="after")
+    def _one(self) -> Negatives:
+        if (self.keep is None) == (self.sampling_rate is None):
+            raise ValueError(
+                f"negatives must have either keep or sampling_rate, got keep={self.keep!r}, sampling_rate={self.sampling_rate!r}"
             )
         return self
 
@@ -173,6 +224,10 @@ class Schema(Strict):
     `label_levels`: of each ordinal label [[class, share of training rows at or below it], ...]; of each d2q label the edges of its
     duration buckets in the standardised feature's unit, then a list of quantiles of the time a bucket.
 
+    `weight`: the column of the row's sample weight, or {task: column}, where tasks left out weigh 1. `key`: the column by which rows are drawn,
+    default their number in the split. `as_of`: when the log was written, for late labels; default the last time in it. `sampling`: filled when a log
+    is prepared, {task: rate} of the negatives that it lacks, which its loss makes up for.
+
     `sparse`: whether models built for it have row-sparse tables (a gradient of the rows that a batch touches); never chosen by size.
     """
 
@@ -180,13 +235,50 @@ class Schema(Strict):
     labels: tuple[Label, ...] = Field(min_length=1)
     group: str | None = None
     time: str | None = None
-    weight: str | None = None
+    weight: str | dict[str, str] | None = None
+    key: str | None = None
+    as_of: str | int | None = None
+    negatives: Negatives | None = None
     split: SplitRule | None = None
     num_ids: dict[str, int] = Field(default_factory=dict)
     label_scale: dict[str, tuple[float, float]] = Field(default_factory=dict)
     label_levels: dict[str, list[list[float]]] = Field(default_factory=dict)
+    sampling: dict[str, float] = Field(default_factory=dict)
     simulated: bool = False
     sparse: bool = False
+
+    @field_validator("as_of", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value  # as YAML reads a date
+
+    @model_validator(mode="after")
+    def _late_and_sampled(self) -> Schema:
+        late = {label.event_time: label.name for label in self.labels if label.event_time is not None}
+        for column, task in late.items():
+            if self.time is None:
+                raise ValueError(
+                    f"label {task!r} has event_time={column!r}, which needs a time column, the schema has none"
+                )
+            if column == self.time:
+                raise ValueError(
+                    f"label {task!r} must have another column than time as event_time, got {column!r}"
+                )
+        for feature in self.features:
+            if known := late.get(feature.column or feature.name):
+                raise ValueError(
+                    f"feature {feature.name!r} must not read the event_time column of task {known!r}"
+                )
+        for what, tasks in (
+            ("weight", list(self.weight) if isinstance(self.weight, dict) else []),
+            ("negatives.of", [self.negatives.of] if self.negatives else []),
+        ):
+            for task in tasks:
+                if task not in self.tasks:
+                    raise ValueError(f"{what} names {task!r}, which is no label{nearest(task, self.tasks)}")
+        if self.negatives is not None and self.label(self.negatives.of).kind != "binary":
+            raise ValueError(f"negatives.of must be a binary label, got {self.negatives.of!r}")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Schema:
@@ -248,6 +340,13 @@ class Schema(Strict):
         return [*self.categorical, *self.multi]
 
     @property
+    def weight_columns(self) -> list[str]:
+        """The columns of sample weights: none, one for the row, or those of the tasks."""
+        if isinstance(self.weight, dict):
+            return list(dict.fromkeys(self.weight.values()))
+        return [] if self.weight is None else [self.weight]
+
+    @property
     def kept_together(self) -> str | None:
         """The column whose values a random split keeps on one side: the group, none with `allow_group_leak`."""
         return None if self.split is not None and self.split.allow_group_leak else self.group
@@ -265,7 +364,12 @@ class Schema(Strict):
             label if label.given in tasks else label.model_copy(update={"given": None})
             for label in map(self.label, tasks)
         )
-        return self.model_copy(update={"labels": labels})
+        own: dict[str, Any] = {"labels": labels}
+        if isinstance(self.weight, dict):
+            own["weight"] = {task: column for task, column in self.weight.items() if task in tasks} or None
+        if self.negatives is not None and self.negatives.of not in tasks:
+            own["negatives"] = None
+        return self.model_copy(update=own)
 
     @classmethod
     def read(cls, content: Any) -> Schema:
@@ -312,7 +416,9 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = {
-            name for m in (model, Categorical, Numerical, Multi, Label, SplitRule) for name in m.model_fields
+            name
+            for m in (model, Categorical, Numerical, Multi, Label, SplitRule, Negatives)
+            for name in m.model_fields
         }
         if len(first["loc"]) == 1:
             known = set(model.model_fields)

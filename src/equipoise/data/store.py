@@ -112,6 +112,8 @@ class _View(Split):
             if not whole:  # copies, which a log larger than memory need not make for all of its tasks
                 own["labels"] = part["labels"][:, order]
                 own["valid"] = part["valid"][order]
+                if "weight" in own and own["weight"].ndim == 2:
+                    own["weight"] = part["weight"][:, order]
                 if "truth" in own:
                     own["truth"] = part["truth"][:, order]
             self.parts.append(own)

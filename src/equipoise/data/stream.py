@@ -84,8 +84,8 @@ def types_for(schema: Schema, source: Source) -> dict[str, Any]:
     types = source.types
     return {
         name: pl.Float64
-        for name in names | {schema.weight}
-        if name is not None and name not in ids and name in types and types[name].is_numeric()
+        for name in names | set(schema.weight_columns)
+        if name not in ids and name in types and types[name].is_numeric()
     }
 
 
@@ -93,8 +93,15 @@ def check_columns(schema: Schema, source: Source) -> None:
     """Raise ValueError for a column that the schema names and the source has not."""
     wanted = [(f"feature {f.name!r}", f.column or f.name) for f in schema.features]
     for y in schema.labels:
+        if y.event_time is not None:
+            wanted.append((f"event_time of label {y.name!r}", y.event_time))
+            continue
         wanted += [(f"label {y.name!r}", c) for c in (y.column or y.name, y.duration) if c is not None]
-    wanted += [(what, c) for what in ("group", "time", "weight") if (c := getattr(schema, what)) is not None]
+    single = ("group", "time", "key")
+    wanted += [(what, c) for what in single if (c := getattr(schema, what)) is not None]
+    wanted += [("weight", c) for c in schema.weight_columns]
+    if schema.negatives is not None and schema.negatives.sampling_rate is not None:
+        wanted.append(("negatives", schema.negatives.sampling_rate))
     if schema.split is not None and schema.split.by == "column":
         wanted.append(("split", schema.split.column or ""))
     for what, column in wanted:

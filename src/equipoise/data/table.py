@@ -120,6 +120,7 @@ def prepare_table(
     group: str | None = None,
     weight: str | None = None,
     split: str | None = None,
+    as_of: str | int | None = None,
     max_rows: int | None = None,
     overwrite: bool = False,
 ) -> tuple[Log, list[str]]:
@@ -143,6 +144,8 @@ def prepare_table(
             inferred = inferred_schema(source, labels, time=time, group=group, weight=weight, split=split)
         else:
             inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
+        if as_of is not None:
+            inferred = inferred._replace(schema=inferred.schema.model_copy(update={"as_of": as_of}))
         notes = {"suspects": [*inferred.suspects, *asked_for(inferred.schema)]}
         log = write_source(out, source, inferred.schema, notes=notes)
     return log, list(log.manifest["notes"]["suspects"])

@@ -20,6 +20,7 @@ from equipoise.data.encode import column_of
 from equipoise.data.encoder import Encoder
 from equipoise.data.encoders import plain_text
 from equipoise.data.schema import Schema
+from equipoise.data.settle import Settled
 from equipoise.data.shards import ShardWriter
 from equipoise.data.store import FORMAT, SPLITS, Log
 
@@ -84,12 +85,15 @@ def write_pieces(
     notes: Mapping[str, Any] | None = None,
 ) -> Log:
     """Write a prepared log of rows that come in pieces; see `write_log`. A log that is there is replaced."""
+    settled = Settled(schema, pieces, notes)
+    pieces = settled.pieces
     encoder = Encoder.fit(schema, lambda: (frame for name, frame in pieces() if name == "train"))
+    schema = settled.described()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            _fill(beside, pieces, schema, encoder, truth, notes or {})
+            _fill(beside, pieces, schema, encoder, truth, settled.notes)
             _replace(path, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -121,6 +121,9 @@ class ESMM(Ranker):
                 continue
             y = batch.labels[task].to(log_p[task].dtype)
             rows[task] = -(y * log_p[task] + (1 - y) * log_q[task])
+            if rate := self.schema.sampling.get(task):  # p / (p + r q): see `losses.sampled`
+                less = log_q[task] + math.log(rate)
+                rows[task] += torch.logaddexp(log_p[task], less) - (1 - y) * math.log(rate)
             if self.loss != "ctcvr" and task in self.given:
                 risk = self._risk(task, batch, x, steps[task].double(), log_p[self.given[task]])
                 rows[task] = self.ctcvr_weight * rows[task] + self.cvr_weight * risk

@@ -176,6 +176,7 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
         if duration is not None:
             duration = next(f.name for f in schema.numerical if (f.column or f.name) == duration)
         plain = {"column": f"label {label.name}", "positive": None, "missing": None, "duration": duration}
+        plain |= {"event_time": None, "window": None, "pending": "mask"}
         labels.append(label.model_copy(update=plain))
         if log.schema.simulated:
             columns[f"truth {label.name}"] = np.concatenate([p.truth(label.name) for p in parts])
@@ -187,12 +188,21 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
         assert values is not None
         columns["group of row"] = values.gather(pl.Series(joined("group")))
         own["group"] = "group of row"
-    if schema.weight is not None:
-        columns["weight of row"] = joined("weight")
-        own["weight"] = "weight of row"
+    if "weight" in parts[0].arrays:  # of a thinned log too, which has none of its own
+        weights, own["weight"] = _weights(joined("weight"), schema)
+        columns |= weights
+    own |= {"negatives": None, "as_of": None, "key": None}
     own |= {"features": tuple(features), "labels": tuple(labels)}
     own |= {"num_ids": {}, "label_scale": {}, "label_levels": {}}
     return pl.DataFrame(columns), times, schema.model_copy(update=own)
+
+
+def _weights(found: Array, schema: Schema) -> tuple[dict[str, Array], str | dict[str, str]]:
+    """Return the columns of sample weights, and the schema's `weight` that names them."""
+    if found.ndim == 1:
+        return {"weight of row": found}, "weight of row"
+    named = {task: f"weight of {task}" for task in schema.tasks}
+    return {named[task]: found[:, t] for t, task in enumerate(schema.tasks)}, named
 
 
 def _values(log: Log, feature: Categorical | Multi) -> pl.Series | None:
