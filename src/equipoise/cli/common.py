@@ -78,9 +78,14 @@ def _finite(value: Any) -> Any:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: bool = True,
+    err: bool = False,
 ) -> None:
-    """Print a table on stdout; the columns after the first hold numbers unless told otherwise."""
+    """Print a table on stdout (stderr with `err`); the columns after the first hold numbers unless told otherwise."""
     from rich.console import Console
     from rich.table import Table
 
@@ -89,8 +94,8 @@ def print_table(
         table.add_column(column, justify="right" if numbers and at else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(table, markup=False)
+    console = Console(stderr=err)
+    (console if console.is_terminal else Console(width=WIDTH, stderr=err)).print(table, markup=False)
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise.cli.common import AsJson, Group, Labels, Overwrite, Time, print_json, print_table, reported
+from equipoise.cli.inferred import Page, check_free, write_page
 
 if TYPE_CHECKING:
     from equipoise.data import Log
@@ -136,12 +137,38 @@ def prepare(
 def inspect_log(
     log: Annotated[str, typer.Argument(help="A prepared log.")],
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file with its checksum.")] = False,
+    page: Page = None,
+    max_rows: Annotated[
+        int, typer.Option(help="Rows of train and of test that drift is measured on, at most.")
+    ] = 250_000,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Print what a prepared log holds."""
+    """Print what a prepared log holds: rates, unseen ids, drift; with --page also as HTML with plots."""
     from equipoise.data import Log
+    from equipoise.data.look import look
+    from equipoise.study.look_page import log_page
+    from equipoise.study.look_tables import log_tables
 
-    _show(Log.open(log, verify=verify), json)
+    check_free(page, overwrite)
+    opened = Log.open(log, verify=verify)
+    facts = look(opened, max_rows=max_rows)
+    write_page(page, log_page, facts)
+    if json:
+        _show(opened, json, {"look": facts, "page": page})
+        return
+    for title, head, rows in log_tables(facts, short=True):
+        if rows:
+            print_table(title, head, rows)
+    typer.echo(
+        "unseen: share of ids unseen in training, or of missing numbers; drift: share of rows that would have to move"
+    )
+    for line in facts["remarks"]:
+        typer.echo(f"look at {line}")
+    simulated = "  (simulated)" if opened.schema.simulated else ""
+    typer.echo(
+        f"log: {opened.path}{simulated}; fingerprint {opened.fingerprint}{f'; page {page}' if page else ''}"
+    )
 
 
 @reported
@@ -153,34 +180,30 @@ def infer(
     weight: Weight = None,
     split: Split = None,
     out: Annotated[str | None, typer.Option(help="File to write; default stdout.")] = None,
+    page: Page = None,
     max_rows: Annotated[int | None, typer.Option(help="Rows looked at, at most.")] = 100_000,
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Print a first schema for a table, and on stderr the columns to look at."""
-    import yaml
+    """Print a first schema for a table, and on stderr its columns and what to look at; without --label the columns only."""
+    from equipoise.cli.inferred import show_table
 
-    from equipoise.data import infer_schema, read_table
-
-    if out is not None and Path(out).exists() and not overwrite:
-        raise ValueError(f"out {out!r} must not exist yet; choose another file or pass --overwrite")
-    found = infer_schema(
-        read_table(table, max_rows), label or [], time=time, group=group, weight=weight, split=split
+    show_table(
+        table,
+        label or [],
+        time,
+        group,
+        weight,
+        split,
+        out=out,
+        page=page,
+        max_rows=max_rows,
+        overwrite=overwrite,
+        json=json,
     )
-    for line in found.suspects:
-        typer.echo(f"look at {line}", err=True)
-    if out is not None:
-        found.schema.save(out)
-    content = found.schema.model_dump(mode="json")
-    if json:
-        print_json({"schema": content, "suspects": found.suspects, "out": out})
-    elif out is None:
-        typer.echo(yaml.safe_dump(content, sort_keys=False), nl=False)
-    else:
-        typer.echo(out)
 
 
-def _show(log: Log, json: bool) -> None:
+def _show(log: Log, json: bool, more: dict[str, Any] | None = None) -> None:
     """Print a log's splits, tasks and features."""
     summary, schema = log.summary(), log.schema
     features = {f.name: {"kind": f.kind, "ids": schema.num_ids.get(f.name)} for f in schema.features}
@@ -193,6 +216,7 @@ def _show(log: Log, json: bool) -> None:
                 **summary,
                 "features": features,
                 "notes": log.manifest["notes"],
+                **(more or {}),
             }
         )
         return

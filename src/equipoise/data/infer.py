@@ -14,6 +14,7 @@ from equipoise.data.encode import column_of, label_values
 from equipoise.data.late import event_times
 from equipoise.data.sampling import parse_weight
 from equipoise.data.schema import Categorical, Feature, Label, Multi, Numerical, Schema, SplitRule, explain
+from equipoise.data.telltale import Answer, leaks
 from equipoise.names import nearest
 
 MANY = 200
@@ -22,7 +23,14 @@ MANY = 200
 _DATE = r"^\d{4}-\d\d-\d\d([ T]|$)"
 _ID = re.compile(r"(^|_)(id|code|uuid|key)$", re.IGNORECASE)
 _AFTER = re.compile(
-    r"(play_time|watch_time|stay|dwell|duration_watched|completion|converted|revenue|outcome)", re.IGNORECASE
+    r"(play_time|watch_time|stay|dwell|duration_watched|completion|convers|converted|revenue|outcome|refund|click_time|after_)",
+    re.IGNORECASE,
+)
+
+_LABEL = re.compile(
+    r"(^|_)(label|target|y|click|clicked|like|liked|follow|share|purchase|purchased|buy|bought|conv|conversion|converted|install|"
+    r"order|comment|forward|hate|long_view|profile_enter|income)$",
+    re.IGNORECASE,
 )
 
 
@@ -82,8 +90,9 @@ def infer_schema(
 
     Text, booleans, integers of few values and columns named like an id are categorical; other numbers numerical; list
     columns, and text that is mostly lists such as "drama,comedy", multi-valued. Left out, with a line: constants, text
-    and ids that differ in every row, dates, and columns that alone rank a binary label with an AUC above .99. Kept, with
-    a line: a rank correlation above .99 with a regression label, names that sound like outcomes.
+    and ids that differ in every row, dates, times later than `time`, and columns whose values, or being missing, alone rank a binary
+    label with an AUC above .99. Kept, with a line: an AUC of .95 to .99, columns that are there only where a label is positive, a
+    rank correlation above .99 with a regression label, names that sound like outcomes or labels.
 
     Raises:
         ValueError: a label, time, group, weight or split column that is missing; no label; no feature left.
@@ -108,9 +117,9 @@ def infer_schema(
     taken = {label.column or label.name for label in parsed} | {time, split, *each, *late}
     sample = frame.head(100_000)
     answers = [
-        (label, *label_values(sample[label.column or label.name], label))
+        Answer(label, *label_values(sample[label.column or label.name], label))
         if label.event_time is None
-        else (label, event_times(sample, label)[1].astype(np.float32), np.ones(sample.height, bool))
+        else Answer(label, event_times(sample, label)[1].astype(np.float32), np.ones(sample.height, bool))
         for label in parsed
     ]
     features: list[Feature] = []
@@ -121,19 +130,15 @@ def infer_schema(
         feature, line = _feature(sample, name, name == group)
         if isinstance(feature, Numerical) and feature.transform == "log1p" and (frame[name] <= -1).any():
             feature = Numerical(name=name)
-        if feature is not None and (told := _tells(sample[name], answers)):
-            task, sure = told
-            if sure:
-                feature, line = (
-                    None,
-                    f"{name}: left out, alone it ranks {task!r} with AUC above .99 (a leak?)",
-                )
-            else:
-                line = f"{name}: kept, but its rank correlation with {task!r} is above .99 (a leak?)"
+        if feature is not None and (leak := leaks(sample, name, answers, time)):
+            line = f"{name}: {'kept, but' if leak.kept else 'left out,'} {leak.why}"
+            feature = feature if leak.kept else None
         if feature is not None:
             features.append(feature)
             if line is None and _AFTER.search(name):
                 line = f"{name}: kept, but its name sounds like something known only after the impression"
+            elif line is None and looks_like_label(sample[name], name):
+                line = f"{name}: kept, but it looks like another label, known only after the impression"
         if line is not None:
             suspects.append(line)
     if not features:
@@ -143,6 +148,15 @@ def infer_schema(
         features=tuple(features), labels=tuple(parsed), group=group, time=time, weight=weights, split=rule
     )
     return Inferred(schema, suspects)
+
+
+def looks_like_label(series: pl.Series, name: str, or_binary: bool = False) -> bool:
+    """Return whether a column of numbers is called like a label; with `or_binary` also whether it is 0 / 1 or boolean."""
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        return False
+    values = series.drop_nulls().unique()
+    two = len(values) == 2 and set(values.cast(pl.Float64).to_list()) == {0.0, 1.0}
+    return len(values) > 1 and (bool(_LABEL.search(name)) or (or_binary and two))
 
 
 def _feature(sample: pl.DataFrame, name: str, is_group: bool) -> tuple[Feature | None, str | None]:
@@ -187,32 +201,4 @@ def _separator(series: pl.Series) -> str | None:
             pieces = cut.str.split(mark).explode()
             if pieces.n_unique() * 2 <= pieces.len() and pieces.n_unique() <= max(MANY, cut.n_unique()):
                 return mark
-    return None
-
-
-def _tells(series: pl.Series, answers: list[tuple[Label, Any, Any]]) -> tuple[str, bool] | None:
-    """Return (task, is it binary) of a label that the column alone tells; categories are ranked by their mean label."""
-    from equipoise.metrics import auc
-
-    if series.dtype == pl.List:
-        return None
-    few = series.n_unique() <= min(MANY, len(series) // 20)
-    for label, values, known in answers:
-        if few:
-            table = pl.DataFrame({"x": series, "y": values, "known": known})
-            mean = pl.col("y").filter(pl.col("known")).mean().over("x").fill_null(0.0)
-            scores = table.select(mean.alias("mean"))["mean"].to_numpy()
-        elif series.dtype.is_numeric():
-            scores = series.cast(pl.Float64).fill_null(0.0).fill_nan(0.0).to_numpy()
-        else:
-            continue
-        answer, score = values[known], scores[known]
-        if label.kind != "binary":
-            ranks = pl.DataFrame({"x": score, "y": answer}).select(pl.all().rank())
-            if len(answer) >= 40 and min(ranks["x"].n_unique(), ranks["y"].n_unique()) > 1:
-                correlation = np.corrcoef(ranks["x"].to_numpy(), ranks["y"].to_numpy())[0, 1]
-                if abs(correlation) > 0.99:
-                    return label.name, False
-        elif min(answer.sum(), len(answer) - answer.sum()) >= 20 and abs(auc(answer, score) - 0.5) > 0.49:
-            return label.name, True
     return None

@@ -14,6 +14,7 @@ import polars as pl
 
 from equipoise.data.batches import Batch, batches
 from equipoise.data.check import check_arrays, check_manifest, check_sizes, read_table
+from equipoise.data.encoder import Spread
 from equipoise.data.encoders import intervals
 from equipoise.data.schema import Schema
 from equipoise.data.shards import Joined, read_shard
@@ -74,6 +75,24 @@ class Split:
         values = [np.asarray(part["labels"][:, t]) for part in self.parts]
         known = [np.unpackbits(part["valid"][t], count=len(part["labels"])) for part in self.parts]
         return np.concatenate(values), np.concatenate(known).astype(bool)
+
+    def rates(self, task: str) -> dict[str, Any]:
+        """Return {"missing_rate", and "positives", "positive_rate" of a binary task or else "mean", "std"}, read a shard at a time.
+
+        None without any known label.
+        """
+        label, t = self.schema.label(task), self.schema.tasks.index(task)
+        known, total, spread = 0, 0.0, Spread()
+        for part in self.parts:
+            there = np.unpackbits(part["valid"][t], count=len(part["labels"])).astype(bool)
+            seen = part["labels"][:, t][there].astype(np.float64)
+            known, total = known + len(seen), total + float(seen.sum())
+            spread.add(seen)
+        missing = {"missing_rate": 1 - known / max(1, len(self))}
+        if label.kind == "binary":
+            return missing | {"positives": round(total), "positive_rate": total / known if known else None}
+        mean, std = spread.found((0.0, 0.0))
+        return missing | {"mean": mean if known else None, "std": std if known else None}
 
     @property
     def group(self) -> Array | None:
@@ -264,20 +283,7 @@ class Log:
         for name, split in self.splits.items():
             tasks: dict[str, Any] = {}
             for label in self.schema.labels:
-                values, known = split.labels(label.name)
-                seen = values[known]
-                entry: dict[str, Any] = {"kind": label.kind, "missing_rate": float(1 - known.mean())}
-                if label.kind == "binary":
-                    entry |= {
-                        "positives": int(np.count_nonzero(seen)),
-                        "positive_rate": float(seen.mean()) if len(seen) else None,
-                    }
-                else:
-                    exact = seen.astype(np.float64)
-                    entry |= {
-                        "mean": float(exact.mean()) if len(exact) else None,
-                        "std": float(exact.std()) if len(exact) else None,
-                    }
+                entry: dict[str, Any] = {"kind": label.kind, **split.rates(label.name)}
                 if label.given is not None:
                     entry["against_given"] = notes["against_funnel"][name][label.name]
                 tasks[label.name] = entry
