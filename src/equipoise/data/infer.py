@@ -29,7 +29,7 @@ _AFTER = re.compile(
 
 _LABEL = re.compile(
     r"(^|_)(label|target|y|click|clicked|like|liked|follow|share|purchase|purchased|buy|bought|conv|conversion|converted|install|"
-    r"order|comment|forward|hate|long_view|profile_enter|income)$",
+    r"comment|forward|hate|long_view|profile_enter)$",
     re.IGNORECASE,
 )
 
