@@ -28,6 +28,7 @@ class TrainConfig(BaseModel):
             "task:metric", higher is better except for losses. patience: epochs without a better value.
         max_rows: training rows read at most. time_limit: seconds of training at most.
         checkpoint_seconds: a checkpoint at least so often, beside the one of each epoch.
+        from_run: a run whose parameters and optimizer's state this one begins with (`equipoise.grow`).
         provenance: what the run found (versions, data fingerprint); written, not read.
     """
 
@@ -54,6 +55,7 @@ class TrainConfig(BaseModel):
     max_rows: int | None = Field(default=None, ge=1)
     time_limit: float | None = Field(default=None, gt=0)
     checkpoint_seconds: float = Field(default=60.0, ge=0)
+    from_run: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod

@@ -20,6 +20,7 @@ from equipoise.data import simulate
 from equipoise.data.store import Log
 from equipoise.data.table import prepare_table
 from equipoise.evaluation import Scores
+from equipoise.grow import vocabulary_of
 from equipoise.models.ranker import Ranker
 from equipoise.progress import Progress, summary_table
 
@@ -40,7 +41,9 @@ class Run:
         model: Ranker,
         optimizers: Sequence[torch.optim.Optimizer],
         balancer: Balancer,
+        vocabulary: Mapping[str, Any] | None = None,
     ) -> None:
+        self.vocabulary = dict(vocabulary or {})
         self.path, self.model, self.optimizers, self.balancer = path, model, list(optimizers), balancer
         self.epoch = self.position = self.step = self.waited = 0
         self.best_value, self.best_epoch, self.done, self.seconds = -float("inf"), -1, False, 0.0
@@ -103,7 +106,7 @@ class Run:
             if self.path is not None:
                 checkpoint.save(
                     self.path / "checkpoint" / "best.safetensors",
-                    {"model": self._best_model, "epoch": self.epoch},
+                    {"model": self._best_model, "epoch": self.epoch, "vocabulary": self.vocabulary},
                 )
         else:
             self.waited += 1
@@ -132,6 +135,7 @@ class Run:
             "random": checkpoint.random_state(),
             "best_model": self._best_model,
             "history": json.dumps(self.history),
+            "vocabulary": self.vocabulary,
             **{name: getattr(self, name) for name in self._plain()},
         }
         checkpoint.save(self.path / "checkpoint" / "last.safetensors", state)
@@ -245,6 +249,10 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
 
 def check_trainable(log: Log, progress: Progress) -> None:
     """Print what the log holds; ValueError for a task with one class (or a constant label) in training or validation."""
+    if "like" in log.manifest:
+        raise ValueError(
+            f"log {str(log.path)!r} was prepared with --like, to be scored; train on the log it is like"
+        )
     summary = log.summary()
     progress.table(summary_table(summary, {y.name: y.column or y.name for y in log.schema.labels}))
     for split in ("train", "valid"):
@@ -286,5 +294,6 @@ def provenance(log: Log) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "fingerprint": log.fingerprint,
         "num_ids": dict(log.schema.num_ids),
+        "vocabulary": vocabulary_of(log),
         "simulated": log.schema.simulated,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from equipoise import checkpoint, models
+from equipoise import checkpoint, grow, models
 from equipoise.balancer import Balancer
 from equipoise.config import TrainConfig, write_text
 from equipoise.data.batches import Batch
@@ -39,11 +39,12 @@ class Result:
 
 def train(
     data: Log | str | Path | None = None,
-    model: str = "mmoe",
-    method: str = "pub",
+    model: str | None = None,
+    method: str | None = None,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    from_run: str | Path | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> Result:
@@ -51,9 +52,11 @@ def train(
 
     Args:
         data: a Log, the path of one, a CSV or Parquet file (with `labels=[...]`), or None for the simulated log.
-        model, method: names of MODELS, METHODS and their combinations, or "single": one model a task.
+        model, method: names of MODELS (default mmoe), METHODS and their combinations (default pub), or "single": one model a task.
         out: the run's folder; default `runs/<model>-<method>-<seed>`, numbered when taken.
         overwrite: replace a run in `out`.
+        from_run: a run's folder, to go on from its best parameters and its optimizer's state on a log that was extended since
+            (`eq.data.extend`); its options are taken where none is given, and without `data` its data.
         quiet: print nothing.
         options: see `TrainConfig`.
 
@@ -67,7 +70,9 @@ def train(
     named = {} if data is None or isinstance(data, Log) else {"data": str(data)}
     if isinstance(data, Log):
         named = {"data": str(data.path)}
-    config = TrainConfig.read({**options, **named, "model": model, "method": method})
+    chosen = {name: value for name, value in (("model", model), ("method", method)) if value is not None}
+    named = {**options, **named, **chosen}
+    config = TrainConfig.read(named if from_run is None else grow.options_from(from_run, named))
     models.check(config.model, sort_options(config.set, config.method, models.options(config.model))["model"])
     check_device(config.device)
     path = folder(out, config, overwrite)
@@ -111,6 +116,8 @@ def run(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     if config.tasks:
         log = log.only(config.tasks)
     check_monitor(log.schema, config.monitor)
+    if grow.starts(config, path):
+        grow.check_start(config, log)  # what cannot go on leaves no run behind
     check_trainable(log, progress)
     config = config.model_copy(update={"provenance": {**provenance(log), **config.provenance}})
     if config.lr == "auto":
@@ -155,11 +162,13 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
             "touch keep value and moments"
         )
     split, valid = log.split("train"), log.split("valid")
-    state = Run(path, model, optimizers, balancer)
+    state = Run(path, model, optimizers, balancer, config.provenance.get("vocabulary", {}))
     num_rows = min(len(split), config.max_rows or len(split))
     size = config.batch_size or min(2048, max(16, num_rows // 20))
     per_epoch = -(-num_rows // size)
     torch.manual_seed(config.seed)
+    if grow.starts(config, path):
+        grow.begin(config, log, state)
     state.restore()
     begun, bad = time.monotonic() - state.seconds, 0
     with Interruption() as interruption:
@@ -236,6 +245,8 @@ def _run_single(config: TrainConfig, log: Log, path: Path | None, progress: Prog
         own = config.model_copy(update={"method": "equal", "tasks": [task], "provenance": {}})
         if config.monitor.partition(":")[0] != task:
             own = own.model_copy(update={"monitor": "mean_primary"})
+        if config.from_run is not None:
+            own = own.model_copy(update={"from_run": str(Path(config.from_run) / "single" / task)})
         place = None if path is None else path / "single" / task
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
@@ -285,7 +296,8 @@ def evaluate(path: str | Path, data: Log | str | Path | None = None, split: str 
     """Return {task: metrics} of a run's best model on a split of `data` (default the run's own log).
 
     Raises:
-        ValueError: no finished epoch in the run; a log prepared with another vocabulary.
+        ValueError: no finished epoch in the run; a log prepared with another vocabulary. One that was extended since will do: ids that
+            the run does not know count as unseen.
     """
     path = Path(path)
     if not (path / "run.json").is_file():
@@ -300,8 +312,8 @@ def evaluate(path: str | Path, data: Log | str | Path | None = None, split: str 
         return {task: evaluate(path / "single" / task, log, split)[task] for task in log.schema.tasks}
     saved = checkpoint.load(path / "checkpoint" / "best.safetensors")
     options = sort_options(config.set, config.method, models.options(config.model))
-    model = models.build(config.model, log.schema, **options["model"])
-    if config.provenance.get("num_ids") != dict(log.schema.num_ids):
-        raise ValueError("data must have the vocabulary that the run was trained with, got other table sizes")
+    grow.check_lineage(path, config.provenance, log)
+    known = grow.Known(log.split(split), config.provenance["num_ids"])
+    model = models.build(config.model, known.schema, **options["model"])
     model.load_state_dict(saved["model"])
-    return score(model, log.split(split))
+    return score(model, known)

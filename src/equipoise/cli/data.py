@@ -92,6 +92,16 @@ def prepare(
         typer.Option(help="table: date or time up to which late labels are known; default the last in it."),
     ] = None,
     max_rows: Annotated[int | None, typer.Option(help="table: rows read at most.")] = None,
+    extend: Annotated[
+        str | None, typer.Option(help="table: add the rows to this log, in place; its ids and scaling stay.")
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(help="--extend: drop shards that end so many days before the newest row.")
+    ] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="--extend: refused; says what to do.")] = False,
+    like: Annotated[
+        str | None, typer.Option(help="table: with this log's vocabulary and scaling, to score a day.")
+    ] = None,
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
@@ -123,6 +133,11 @@ def prepare(
         if strange := [name for name in given if name not in known]:
             option = {"labels": "label"}.get(strange[0], strange[0].replace("_", "-"))
             raise ValueError(f"--{option} is not an option of {dataset}; see `equipoise prepare --help`")
+    if extend is not None or like is not None or keep_days is not None or refit:
+        if strange := [n for n in given if n != "max_rows"] or (["out"] if extend and out else []):
+            raise ValueError(f"{strange[0]} must not be given with --extend or --like: it is the log's own")
+        _follow(dataset, raw, out, extend, like, keep_days, refit, max_rows, overwrite, json)
+        return
     log = make(dataset, raw, out or str(Path("logs") / dataset), overwrite=overwrite, **given)
     notes = log.manifest["notes"]
     for line in notes.get("published", []):
@@ -201,6 +216,37 @@ def infer(
         overwrite=overwrite,
         json=json,
     )
+
+
+def _follow(
+    dataset: str,
+    raw: str,
+    out: str | None,
+    extend: str | None,
+    like: str | None,
+    keep_days: float | None,
+    refit: bool,
+    max_rows: int | None,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Extend a log, or prepare one like it."""
+    from equipoise.data import extend as add
+    from equipoise.data import prepare_like
+
+    if dataset != "table" or (extend is None) == (like is None) or (extend is None and (keep_days or refit)):
+        raise ValueError(
+            "--extend LOG (with --keep-days, --refit) or --like LOG, one of them, goes with table"
+        )
+    if max_rows is not None:
+        raise ValueError("--max-rows is not an option of --extend and --like; they read the whole table")
+    if extend is not None:
+        log = add(extend, raw, refit=refit, keep_days=keep_days)
+        for line in log.manifest["notes"]["extended"][-1]["said"]:
+            typer.echo(line, err=True)
+    else:
+        log = prepare_like(str(like), raw, out or str(Path("logs") / "table"), overwrite=overwrite)
+    _show(log, json)
 
 
 def _show(log: Log, json: bool, more: dict[str, Any] | None = None) -> None:

@@ -53,6 +53,13 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
     max_rows: Annotated[int | None, typer.Option(help="Training rows read at most.")] = None,
     time_limit: Annotated[float | None, typer.Option(help="Seconds of training at most.")] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A run to go on from, on its log extended since; its options, tables with new rows.",
+        ),
+    ] = None,
     config: Annotated[
         str | None, typer.Option(help="YAML or JSON file of these options; a run's run.json is one.")
     ] = None,
@@ -95,6 +102,10 @@ def train(
     content |= {name: value for name, value in given.items() if value is not None}
     if set_:
         content["set"] = {**(content.get("set") or {}), **parse_set(set_)}
+    if from_run is not None:
+        from equipoise.grow import options_from
+
+        content = options_from(from_run, content)
     checked = TrainConfig.read(content)
     if dry_run:
         from equipoise.plan import plan, show
@@ -107,7 +118,7 @@ def train(
         return
     from equipoise.training import train as run
 
-    options = checked.model_dump(exclude={"data", "model", "method", "provenance"})
+    options = checked.model_dump(exclude={"data", "model", "method", "provenance"})  # from_run is among them
     result = run(checked.data, checked.model, checked.method, out=out, overwrite=overwrite, **options)
     _finish(result.path, result.metrics, json)
 

@@ -9,7 +9,9 @@ from typing import Any
 from equipoise.data import ali_ccp, aliexpress, census, kuairand, movielens, tenrec
 from equipoise.data.batches import Batch, Ragged
 from equipoise.data.dataset import BatchDataset
+from equipoise.data.extend import extend
 from equipoise.data.infer import Inferred, infer_schema, parse_label
+from equipoise.data.like import prepare_like
 from equipoise.data.schema import Categorical, Label, Multi, Numerical, Schema, SplitRule
 from equipoise.data.simulate import simulate
 from equipoise.data.store import Log, Split
@@ -57,10 +59,12 @@ __all__ = [
     "Schema",
     "Split",
     "SplitRule",
+    "extend",
     "from_frame",
     "infer_schema",
     "parse_label",
     "prepare",
+    "prepare_like",
     "prepare_table",
     "read_table",
     "simulate",

@@ -144,7 +144,7 @@ def find_moments(schema: Schema, pieces: Iterable[tuple[str, pl.DataFrame]]) -> 
         )
     rule = schema.split
     moments = dict.fromkeys(spans, as_of)
-    if rule is None or rule.by != "random":
+    if rule is None or rule.by not in ("random", "group"):
         order = [name for name in SPLITS if name in spans]
         for at, name in enumerate(order):
             after = [spans[other][0] for other in order[at + 1 :] if spans[other][0] >= spans[name][1]]

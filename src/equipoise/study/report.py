@@ -79,7 +79,7 @@ def page(config: dict[str, Any], metrics: dict[str, Any], history: list[dict[str
         for key, value in config.items()
         if key != "provenance" and value not in (None, [], {})
     )
-    versions = {k: v for k, v in config.get("provenance", {}).items() if k != "num_ids"}
+    versions = {k: v for k, v in config.get("provenance", {}).items() if k not in ("num_ids", "vocabulary")}
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
