@@ -150,13 +150,14 @@ def infer_schema(
     return Inferred(schema, suspects)
 
 
-def looks_like_label(series: pl.Series, name: str, or_binary: bool = False) -> bool:
-    """Return whether a column of numbers is called like a label; with `or_binary` also whether it is 0 / 1 or boolean."""
+def looks_like_label(series: pl.Series, name: str, either: bool = False) -> bool:
+    """Return whether a column is 0 / 1 or boolean and called like a label; with `either`, one of the two is enough for numbers."""
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         return False
     values = series.drop_nulls().unique()
     two = len(values) == 2 and set(values.cast(pl.Float64).to_list()) == {0.0, 1.0}
-    return len(values) > 1 and (bool(_LABEL.search(name)) or (or_binary and two))
+    called = len(values) > 1 and _LABEL.search(name) is not None
+    return two or called if either else two and called
 
 
 def _feature(sample: pl.DataFrame, name: str, is_group: bool) -> tuple[Feature | None, str | None]:

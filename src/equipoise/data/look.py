@@ -198,7 +198,7 @@ def sample_runs(parts: Sequence[Mapping[str, Array]], max_rows: int) -> list[tup
         for start in range(0, len(part["labels"]), RUN)
     ]
     most = max(1, max_rows // RUN)
-    if len(runs) * RUN <= max_rows or len(runs) <= most:
+    if sum(end - start for _, start, end in runs) <= max_rows or len(runs) <= most:
         return runs
     return [runs[i] for i in np.linspace(0, len(runs) - 1, most).round().astype(int)]
 

@@ -62,7 +62,7 @@ def look_table(
 
 def _guess(series: pl.Series, name: str) -> str:
     """Return what a column may be, without a label to tell it by: a label is 0/1 or boolean, or is called like one."""
-    return "looks like a label" if looks_like_label(series, name, or_binary=True) else "-"
+    return "looks like a label" if looks_like_label(series, name, either=True) else "-"
 
 
 def _suspects(columns: Mapping[str, Any], rows: int) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from equipoise.study.plot import ticks
 
-ROW, LETTER, PLOT, TOP, BOTTOM, RIGHT = 18, 7, 270, 40, 44, 60
-"""Sizes in SVG units: a row's height, a letter's width, the plot's width, space above, below and right."""
+ROW, LETTER, PLOT, TOP, BOTTOM, RIGHT = 18, 8.5, 260, 40, 44, 60
+"""Sizes in SVG units: a row's height, a letter's width (of a phone's larger type), the plot's width, space above, below and right."""
 MOST = 30
 """Rows drawn at most; the largest are."""
 
@@ -31,7 +31,7 @@ def dots(
     shown = dict(list(kept.items())[:MOST])
     high = max(max(of.values()) for of in shown.values())
     high = high + (high - low) * 0.04 if high > low else low + 1.0
-    left = 14 + LETTER * min(28, max(map(len, shown)))
+    left = 12 + LETTER * min(28, max(map(len, shown)))
     bottom = TOP + ROW * len(shown)
 
     def px(x: float) -> float:

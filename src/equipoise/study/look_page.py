@@ -49,13 +49,9 @@ def log_page(facts: Facts) -> str:
 
 def table_page(facts: Facts) -> str:
     """Return the page of a raw table: suspects first, then plots, then a row a column."""
+    missing = {n: {"missing": 100 * c["missing"]} for n, c in facts["columns"].items() if c["missing"]}
     figures = [
-        dots(
-            "Missing",
-            "share of rows",
-            {n: {"missing": c["missing"]} for n, c in _part(facts, "missing")},
-            ["missing"],
-        ),
+        dots("Missing values", "% of rows", missing, ["missing"]) if missing else "",
         dots(
             "Different values",
             "log10 of their number",
@@ -150,10 +146,6 @@ def _missing(facts: Facts) -> str:
 
 def _percent(shares: Mapping[str, float]) -> dict[str, float]:
     return {split: 100 * share for split, share in shares.items()}
-
-
-def _part(facts: Facts, key: str) -> list[tuple[str, Facts]]:
-    return [(name, column) for name, column in facts["columns"].items() if column[key]]
 
 
 def _late_figures(facts: Facts) -> str:
