@@ -233,3 +233,11 @@ def test_paths_that_are_nothing(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             open_source(raw)
+
+
+def test_whole_numbers_beyond_64_bits_are_text(tmp_path):
+    ids = [str(2**64 + k % 3) for k in range(40)]
+    lines = [f"{i},{k % 2},{k}" for k, i in enumerate(ids)]
+    (tmp_path / "t.csv").write_text("item_id,click,n\n" + "\n".join(lines) + "\n")
+    log = prepare_table(tmp_path / "t.csv", tmp_path / "log", labels=["click"])[0]
+    assert set(log.vocabulary("item_id")["value"]) == set(ids)

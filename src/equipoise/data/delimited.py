@@ -120,7 +120,10 @@ class Delimited:
         types = {}
         for name, series in zip(self.columns, typed, strict=True):
             padded = series.dtype.is_integer() and words[name].str.contains(r"^[+-]?0\d").any()
-            types[name] = declared.get(name, pl.String if padded else series.dtype)
+            beyond = (
+                series.dtype.is_integer() and series.dtype != pl.Int64
+            )  # more digits than Arrow's integers hold
+            types[name] = declared.get(name, pl.String if padded or beyond else series.dtype)
         return types
 
     def _read(
