@@ -201,7 +201,6 @@ def test_what_cannot_be_added(tmp_path):
         (lambda t: t.with_columns(ts=pl.col("ts") + DAY).drop("x"), "column 'x' is missing", {}),
         (lambda t: t.head(0), "must have rows, got none", {}),
         (lambda t: t.with_columns(ts=pl.col("ts") + DAY, click=pl.lit(7)), "must be 0 or 1", {}),
-        (lambda t: t, "refit=True", {"refit": True}),
     ):
         with pytest.raises(ValueError, match=message):
             extend(log, change(table(0, ["a"])), **options)
@@ -255,3 +254,25 @@ def test_a_new_day_has_its_late_labels_made_and_its_negatives_thinned(tmp_path):
     assert day["sampled"]["train"] == {"rows": 320, "kept": len(made)} and "buy" in day["late"]["tasks"]
     scored = prepare_like(log, late(2), tmp_path / "scored")
     assert len(scored.split("test")) == 400
+
+
+def test_refit_gives_the_scale_of_all_days_to_all_rows(tmp_path):
+    holes = pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise(pl.col("x")).alias("x")
+    days = [table(d, ["a", "b"]).with_columns(holes, part=pl.lit("train")) for d in (0, 1)]
+    sides = [table(1, ["a"], split=name) for name in ("valid", "test")]
+    by = schema("column", column="part")
+    grown = prepare_table(pl.concat([days[0], *sides]), tmp_path / "grown", schema=by)[0]
+    before = grown.fingerprint
+    grown = extend(grown, days[1], refit=True)
+    whole = prepare_table(pl.concat([*days, *sides]), tmp_path / "whole", schema=by)[0]
+    # what is stored is float32, so the statistics of the rows of before are known to 1e-7 of their spread
+    assert grown.manifest["scaling"]["x"] == pytest.approx(whole.manifest["scaling"]["x"], rel=1e-6)
+    for split in ("train", "valid", "test"):
+        mine, theirs = (log.split(split).arrays["numerical"][:] for log in (grown, whole))
+        assert np.allclose(mine, theirs, atol=2e-6), split
+        assert np.array_equal(mine == 0, theirs == 0)  # missing ones stay missing
+    assert grown.fingerprint != before
+    assert "0 of before had been cut" in " ".join(grown.manifest["notes"]["extended"][-1]["said"])
+    assert Log.open(grown.path, verify=True).fingerprint == grown.fingerprint
+    again = extend(grown, days[1])
+    assert again.manifest["scaling"] == grown.manifest["scaling"]

@@ -98,7 +98,9 @@ def prepare(
     keep_days: Annotated[
         float | None, typer.Option(help="--extend: drop shards that end so many days before the newest row.")
     ] = None,
-    refit: Annotated[bool, typer.Option("--refit", help="--extend: refused; says what to do.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="--extend: learn the scaling of numbers again, over all days.")
+    ] = False,
     like: Annotated[
         str | None, typer.Option(help="table: with this log's vocabulary and scaling, to score a day.")
     ] = None,

@@ -19,6 +19,7 @@ from equipoise.data.encode import column_of, milliseconds, vocabulary
 from equipoise.data.encoder import Encoder
 from equipoise.data.encoders import plain_text
 from equipoise.data.known import Sided, known_encoder, open_table, settled
+from equipoise.data.refit import refitted, rescale
 from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.sharing import table_of
 from equipoise.data.source import Source
@@ -37,7 +38,7 @@ from equipoise.data.write import (
 
 DAY = 86_400_000
 OWN = re.compile(
-    r"(train|valid|test)(-v\d+)?(-\d+)?|tables-\d+|vocabulary|rare|groups\.parquet|new-manifest\.json"
+    r"(train|valid|test)(-v\d+)?(-refit)?(-\d+)?|tables-\d+|vocabulary|rare|groups\.parquet|new-manifest\.json"
 )
 """Names that a log's folder holds; nothing else in it is ever removed."""
 
@@ -52,7 +53,7 @@ def extend(
     """Return the log in its folder, with the rows of a new table added in place.
 
     A value keeps its id for ever. Training rows are counted on over days, so a value that reaches `min_count` gets the next id; rows of
-    before keep the ids that they were written with. Scaling, quantile edges and label statistics stay those of the first day.
+    before keep the ids that they were written with. Scaling (but for `refit`), quantile edges and label statistics stay the first day's.
 
     New rows are split by the schema's rule. Under "time" they are cut among themselves, and what was validation and test is training from
     now on, since it is the past. A known group stays on its side under a random split.
@@ -62,34 +63,30 @@ def extend(
 
     Args:
         log: the prepared log or its folder. raw: the new table, as `prepare_table` reads it.
-        refit: refused: numbers of the rows of before are standardised and cut, so they cannot be given another scale exactly.
+        refit: learn the scaling of numbers again, over all training rows, and rewrite those of before to it; what had been cut at +-10
+            stays what it was cut to. A run of the old scale cannot go on (`--from`): what its model read means something else now.
         keep_days: drop shards whose last row is more than so many days older than the newest row; ids are never dropped.
 
     Raises:
-        ValueError: `refit`, a table that begins before the log's end under a split by time, a group on two sides, `keep_days` without time
+        ValueError: `refit` with a label of way d2q, a table that begins before the log's end under a split by time, a group on two sides, `keep_days` without time
             or <= 0 or that leaves a split empty, a simulated log with true probabilities, tables that are not the log's own, columns
             and values as `prepare_table` says.
         OSError: the disk is full, or another process is extending the log; the log is as it was.
     """
     before = log if isinstance(log, Log) else Log.open(log)
     before = Log.open(before.path)  # a view of some tasks, or one that was extended since
-    _check_options(before, refit, keep_days)
+    _check_options(before, keep_days)
     with _alone(before.path):
         _sweep(before.path, before.manifest)
         try:
-            return _extend(before, open_table(before, raw), keep_days)
+            return _extend(before, open_table(before, raw), keep_days, refit)
         except OSError as error:
             raise full(error, before.path) from error
         finally:
             _sweep(before.path, json.loads((before.path / "manifest.json").read_text(encoding="utf-8")))
 
 
-def _check_options(log: Log, refit: bool, keep_days: float | None) -> None:
-    if refit:
-        raise ValueError(
-            "refit=True (--refit) is not possible on a prepared log: its numbers were standardised and cut at +-10, so another scale would "
-            "change what old rows and trained models mean; prepare both tables together into a new log, and train anew"
-        )
+def _check_options(log: Log, keep_days: float | None) -> None:
     if keep_days is not None and (log.schema.time is None or not keep_days > 0):
         raise ValueError(
             f"keep_days must be > 0 and needs a time column, got {keep_days} and time={log.schema.time!r}"
@@ -104,11 +101,18 @@ def _check_options(log: Log, refit: bool, keep_days: float | None) -> None:
         )
 
 
-def _extend(log: Log, source: Source, keep_days: float | None) -> Log:
+def _extend(log: Log, source: Source, keep_days: float | None, refit: bool) -> Log:
     schema = log.schema
     rows = settled(schema, source, _splitter(log, source))
     encoder = known_encoder(log)
-    _count_on(encoder, schema, (frame for name, frame in rows.pieces() if name == "train"))
+
+    def training() -> Iterator[pl.DataFrame]:
+        return (frame for name, frame in rows.pieces() if name == "train")
+
+    _count_on(encoder, schema, training())
+    if refit:
+        moved = (schema.split or SplitRule()).by == "time"
+        encoder.scaling = refitted(log, training, SPLITS if moved else ("train",))
     version = log.vocabulary_version + 1
     groups = Groups(log.groups()) if schema.group is not None else None
     schema = schema.model_copy(update=learned(encoder))
@@ -116,6 +120,8 @@ def _extend(log: Log, source: Source, keep_days: float | None) -> Log:
     new, digests = write_shards(log.path, names, rows.pieces, schema, encoder, None, groups)
     tables, of_tables = write_tables(log.path, f"tables-{version}/", encoder, groups)
     shards, said = _joined(log, new, version, keep_days)
+    if refit:
+        digests |= _rescaled(log, shards, encoder, version, said)
     kept = {shard["name"] for of in shards.values() for shard in of}
     held = {file: digest for file, digest in log.manifest["sha256"].items() if file.split("/")[0] in kept}
     digest = vocabulary_digest(encoder.vocab)
@@ -257,6 +263,23 @@ def _joined(
             )
             raise ValueError(f"split {name!r} must have rows, got none: {why}")
     return shards, said
+
+
+def _rescaled(
+    log: Log, shards: Mapping[str, list[dict[str, Any]]], encoder: Encoder, version: int, said: list[str]
+) -> dict[str, str]:
+    """Write the old shards anew in the encoder's scale, in place of their entries; return {file: SHA-256}."""
+    digests: dict[str, str] = {}
+    count = cut = 0
+    for name, of in shards.items():
+        for shard in of:
+            if shard["name"] in log.manifest["files"]:
+                into = f"{name}-v{version}-refit-{count}"
+                shard["files"], found, held = rescale(log, encoder.scaling, shard["name"], into)
+                shard["name"], count, cut = into, count + 1, cut + held
+                digests |= found
+    said.append(f"numbers are standardised anew, on all training rows; {cut} of before had been cut at +-10")
+    return digests
 
 
 def _grown(old: Mapping[str, int], new: Mapping[str, int]) -> list[str]:
