@@ -36,3 +36,9 @@ def test_draws_are_uniform_and_seeds_independent(values):
     # a correct draw fails each of these once in 10,000 times; the seed is fixed
     assert stats.kstest(a, "uniform").pvalue > 1e-4
     assert abs(stats.spearmanr(a, b).statistic) < 4 / np.sqrt(20_000)
+
+
+def test_a_seed_may_be_any_whole_number():
+    values = np.arange(5)
+    assert uniform(values, 2**64 + 3).tolist() == uniform(values, 3).tolist()
+    assert uniform(values, -1).tolist() != uniform(values, 3).tolist()

@@ -86,7 +86,11 @@ def _check_notes(manifest: Mapping[str, Any], path: Path) -> None:
 
 def _labels(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
     labels = schema.get("labels")
-    return [y for y in labels if isinstance(y, dict) and "name" in y] if isinstance(labels, list) else []
+    return (
+        [y for y in labels if isinstance(y, dict) and isinstance(y.get("name"), str)]
+        if isinstance(labels, list)
+        else []
+    )
 
 
 def check_sizes(schema: Schema, path: Path) -> None:

@@ -24,7 +24,7 @@ def uniform(values: pl.Series | Array, seed: int) -> Array:
     Source: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
     """
     series = values if isinstance(values, pl.Series) else pl.Series(values)
-    mixed = _mix(_keys(series) ^ _mix(np.array([seed], np.int64).view(np.uint64)))
+    mixed = _mix(_keys(series) ^ _mix(np.array([seed % 2**64], np.uint64)))
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
