@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import re
 import shutil
@@ -330,6 +329,8 @@ def _recount(folder: Path, manifest: dict[str, Any], schema: Schema) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold the log's folder against another `extend`; the system lets go of it when this process ends, however it ends."""
+    import fcntl  # Unix alone has it; the rest of the package does not need it
+
     with (folder / ".extending").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
