@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -153,6 +154,8 @@ def batches(
             begin += len(rows)
             continue
         window = _read(parts, blocks, np.sort(chosen), tasks, multi)
+        if len(blocks) > WINDOW:
+            _release(parts)
         at = max(0, skip - begin)
         begin += len(rows)
         position = window.position(rows)
@@ -294,6 +297,14 @@ def _read(
         ragged[name] = (values, np.concatenate([[0], np.cumsum(lengths)]), *weights)
     start = np.cumsum(blocks.length[chosen]) - blocks.length[chosen]
     return _Window(columns, ragged, blocks.first[chosen], start, tasks)
+
+
+def _release(parts: Sequence[Arrays]) -> None:
+    """Take the maps' pages out of this process's memory; the system keeps them cached as long as it has room."""
+    for part in parts:
+        for array in part.values():
+            if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _concatenate(parts: list[Batch]) -> Batch:

@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
+from equipoise.data.digits import DECIMAL, EXACT, PADDED, are_numbers, canonical, has_padded, loses
+
 BLOCK = 2**25
 """Bytes of text that are parsed together."""
 SAMPLE = 10_000
@@ -28,7 +30,8 @@ class Delimited:
 
     Attributes:
         path: the file. name: what messages call it. columns: names, in order. types: {name: dtype}, inferred from the first rows; a column
-            that turns out to hold something else becomes text, see `frames`.
+            that turns out to hold something else becomes text, see `frames`. declared: columns whose types were given. exact: columns
+            of numbers that are text, since a float would lose digits of a whole one; "7.0" is "7" there.
 
     Raises:
         ValueError: an empty file, a name that stands twice, a file that cannot be read.
@@ -38,13 +41,19 @@ class Delimited:
         self.path, self.name = path, name
         self.separator = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
         self.columns = self._header()
+        self.declared, self.exact = set(types or {}), set[str]()
         self.types = self._infer(types or {})
+
+    @property
+    def state(self) -> tuple[dict[str, Any], frozenset[str]]:
+        """What `frames` may change: read again from the start when it did."""
+        return dict(self.types), frozenset(self.exact)
 
     def frames(self, keep: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows in order, `keep` the columns.
 
-        A value that does not fit its column's type makes it text in `types` from that block on: compare `types` before and after, and read
-        again to have all of it as text, with no digit lost.
+        A value that does not fit its column's type makes it text in `types` from that block on: compare `state` before and after, and read
+        again to have all of it as text, with no digit lost. So does a leading zero, and a whole number that a float would not hold.
 
         Raises:
             ValueError: a line with more or fewer fields than the header, a quoted field that does not end, text that is not UTF-8.
@@ -54,14 +63,14 @@ class Delimited:
 
     def head(self, rows: int) -> pl.DataFrame:
         """Return the first rows."""
-        for _ in range(2):  # the second time with the types of all of them
-            before, found, held = dict(self.types), [], 0
+        while True:  # until the types are those of all of them
+            before, found, held = self.state, [], 0
             for frame in self.frames():
                 found.append(frame)
                 held += frame.height
                 if held >= rows:
                     break
-            if self.types == before:
+            if self.state == before:
                 break
         return pl.concat(found).head(rows) if found else pl.DataFrame(schema=dict(self.types))
 
@@ -79,7 +88,12 @@ class Delimited:
         with self._opened() as file:
             first = file.readline(BLOCK)
         text = first.decode("utf-8-sig", "replace")
-        names = next(csv.reader([text], delimiter=self.separator), [])
+        try:
+            names = next(csv.reader([text], delimiter=self.separator), [])
+        except csv.Error as error:
+            raise ValueError(
+                f"data {self.name!r} cannot be read, line 1: {error}; the file may be damaged"
+            ) from None
         if not text.strip():
             raise ValueError(
                 f"data {self.name!r} must have rows under a line of names, cannot be read: it is empty"
@@ -119,7 +133,7 @@ class Delimited:
         typed = self._read(sample, None, None)  # of these rows only: polars reads on after n_rows
         types = {}
         for name, series in zip(self.columns, typed, strict=True):
-            padded = series.dtype.is_integer() and words[name].str.contains(r"^[+-]?0\d").any()
+            padded = series.dtype.is_numeric() and words[name].str.contains(PADDED).any()
             beyond = (
                 series.dtype.is_integer() and series.dtype != pl.Int64
             )  # more digits than Arrow's integers hold
@@ -144,10 +158,34 @@ class Delimited:
     def _parse(self, block: bytes, line: int, keep: Sequence[str] | None) -> pl.DataFrame:
         block = self._check(block, line)
         try:
-            return self._read(block, self.types, keep)
+            frame = self._read(block, self.types, keep)
         except pl.exceptions.PolarsError as error:
             self._explain(block, line, error)
-        return self._read(block, self.types, keep)
+            frame = self._read(block, self.types, keep)
+        return self._whole(block, frame, keep)
+
+    def _whole(self, block: bytes, frame: pl.DataFrame, keep: Sequence[str] | None) -> pl.DataFrame:
+        """Return the frame with no digit lost: what a number would lose is text, also in `types`."""
+        numbers = [c.name for c in frame if c.dtype.is_numeric() and c.name not in self.declared]
+        padded = bool(numbers) and has_padded(block, self.separator.encode())
+        large = [n for n in numbers if frame[n].dtype.is_float() and _large(frame[n])]
+        before = self.state
+        if doubtful := numbers if padded else large:
+            words = self._read(block, dict.fromkeys(self.columns, pl.String), doubtful)
+            for name in doubtful:
+                if padded and words[name].str.contains(PADDED).any():
+                    self.types[name] = pl.String
+                elif name in large and loses(words[name]):
+                    self.types[name] = pl.String
+                    self.exact.add(name)
+        if self.state != before:
+            frame = self._read(block, self.types, keep)
+        for name in [n for n in frame.columns if n in self.exact]:
+            if are_numbers(frame[name]):
+                frame = frame.with_columns(canonical(frame[name]))
+            else:
+                self.exact.discard(name)
+        return frame
 
     def _explain(self, block: bytes, line: int, error: Exception) -> None:
         """Make the columns text that hold something else; ValueError if it is not that."""
@@ -166,6 +204,7 @@ class Delimited:
                 f"data {self.name!r} cannot be read to its end, it may be cut off or damaged after line {line}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
+        self.exact |= {n for n in strange if self.types[n].is_integer() and are_numbers(words[n], DECIMAL)}
         self.types |= dict.fromkeys(strange, pl.String)
 
     def _check(self, block: bytes, line: int, all_of_it: bool = True) -> bytes:
@@ -215,6 +254,11 @@ def _last_line(text: bytes) -> int:
     breaks = np.flatnonzero(codes == 10)
     outside = breaks[np.searchsorted(np.flatnonzero(codes == 34), breaks) % 2 == 0]
     return int(outside[-1]) + 1 if len(outside) else 0
+
+
+def _large(values: pl.Series) -> bool:
+    largest = values.abs().max()
+    return isinstance(largest, float) and not largest <= EXACT
 
 
 def _fits(words: pl.Series, dtype: Any) -> bool:

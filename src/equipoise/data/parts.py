@@ -123,11 +123,13 @@ class CsvPart:
         if self._count is not None:
             return
         self.text.types |= {name: dtype for name, dtype in types.items() if name in self.text.types}
+        self.text.declared |= set(types)
         self.kept = [name for name in self.columns if name in set(columns)]
 
-    def widen(self, columns: set[str]) -> None:
-        """Make columns text, and read the file again when it is needed."""
-        self.text.types |= dict.fromkeys(columns, pl.String)
+    def widen(self, columns: set[str], exact: set[str]) -> None:
+        """Make columns text, those of `exact` with whole floats as whole numbers, and read the file again when it is needed."""
+        self.text.types |= dict.fromkeys(columns | exact, pl.String)
+        self.text.exact = (self.text.exact | exact) - columns
         self._count = None
 
     def head(self, rows: int) -> pl.DataFrame:
@@ -153,14 +155,14 @@ class CsvPart:
     def _spill(self) -> int:
         """Write the typed rows; return how many. Read again, once, if a column turned out to be text."""
         while True:
-            before, rows = dict(self.text.types), 0
+            before, rows = self.text.state, 0
             with self.file.open("wb") as file:
                 writer = None
                 for frame in self.text.frames(self.kept):
                     if self.most is not None:
                         frame = frame.head(self.most - rows)
                     rows += frame.height
-                    if self.text.types == before:
+                    if self.text.state == before:
                         table = frame.to_arrow(compat_level=OLDEST)
                         writer = writer or pa.ipc.new_file(file, table.schema)
                         writer.write_table(table, max_chunksize=CHUNK)
@@ -168,7 +170,7 @@ class CsvPart:
                         break
                 if writer is not None:
                     writer.close()
-            if self.text.types == before:
+            if self.text.state == before:
                 return rows
 
     def bytes(self) -> int:

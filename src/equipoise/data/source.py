@@ -89,12 +89,19 @@ class Source:
         while True:
             for part in texts:
                 part.count()
-            words = {name for part in texts for name, dtype in part.types.items() if dtype == pl.String}
-            behind = [part for part in texts if any(part.types[name] != pl.String for name in words)]
+            exact = {name for part in texts for name in part.text.exact}
+            words = {n for part in texts for n, t in part.types.items() if t == pl.String} - exact
+            words |= {n for part in texts for n in exact - part.text.exact if part.types[n] == pl.String}
+            exact -= words
+            behind = [
+                part
+                for part in texts
+                if part.text.exact != exact or any(part.types[name] != pl.String for name in words)
+            ]
             if not behind:
                 return
             for part in behind:
-                part.widen(words)
+                part.widen(words, exact)
 
     def rows(self) -> int:
         """Return the number of rows; a CSV is read for it."""
