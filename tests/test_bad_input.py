@@ -152,6 +152,8 @@ def test_a_wrong_header_and_a_schema_that_names_a_missing_column(tmp_path):
         "t.csv",
         "did you mean 'clik'",
     )
+    (tmp_path / "nul.csv").write_text(as_csv(rows()).replace("dwell", "dw\0ell", 1))
+    refused(tmp_path, tmp_path / "nul.csv", "column names without NUL bytes", "nul.csv")
     (tmp_path / "n.csv").write_text(as_csv(rows()).split("\n", 1)[1])
     refused(tmp_path, tmp_path / "n.csv", "is missing in", "n.csv")
     for changed in ({"group": "user"}, {"time": "ts"}, {"weight": "w"}):

@@ -235,9 +235,11 @@ class Delimited:
 
 
 def check_names(names: Sequence[str], file: str) -> None:
-    """Raise ValueError for a column name that stands twice."""
+    """Raise ValueError for a column name that stands twice or holds a NUL, which Arrow does not take."""
     seen: set[str] = set()
     for name in names:
+        if "\0" in name:
+            raise ValueError(f"data {file!r} must have column names without NUL bytes, got {name!r}")
         if name in seen:
             raise ValueError(
                 f"data {file!r} must have different column names, has {name!r} twice; rename one of them"
