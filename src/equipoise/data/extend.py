@@ -106,7 +106,7 @@ def _check_options(log: Log, refit: bool, keep_days: float | None) -> None:
 
 def _extend(log: Log, source: Source, keep_days: float | None) -> Log:
     schema = log.schema
-    rows = settled(schema, source, _splitter(log, source))
+    rows = settled(log, source, _splitter(log, source))
     encoder = known_encoder(log)
     _count_on(encoder, schema, (frame for name, frame in rows.pieces() if name == "train"))
     version = log.vocabulary_version + 1
