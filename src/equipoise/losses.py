@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from equipoise import levels
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
+from equipoise.delayed import fake_negative_weights
 
 
 class Losses(dict[str, Tensor | None]):
@@ -91,7 +92,9 @@ def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tenso
     """
     label, spec = batch.labels[task].to(output.dtype), schema.label(task)
     if spec.kind == "binary":
-        return F.binary_cross_entropy_with_logits(sampled(task, output, schema), label, reduction="none")
+        rows = F.binary_cross_entropy_with_logits(sampled(task, output, schema), label, reduction="none")
+        weights = fake_negative_weights(task, output, batch, schema)
+        return rows if weights is None else rows * weights
     if spec.kind == "ordinal":
         return levels.ordinal_rows(task, output, label, schema)
     if spec.way == "d2q":

@@ -60,6 +60,7 @@ class Batch:
         row: int64 [B], the row's number in its split.
         weight: float32 [B] sample weights, {task: float32 [B]} where tasks differ, or None. group: int64 [B] codes or None.
         truth: {task: float32 [B]} true probabilities of a simulated log, else {}.
+        seen: {task: float32 [B]} share of events that are known by now (see `data/seen.py`), {} where no label has a correction.
     """
 
     ids: Tensor
@@ -71,6 +72,7 @@ class Batch:
     weight: Tensor | dict[str, Tensor] | None = None
     group: Tensor | None = None
     truth: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -237,7 +239,7 @@ class _Window:
                 torch.from_numpy(ends),
                 torch.from_numpy(weights[0][picked]) if weights else None,
             )
-        truth, weight = found.get("truth"), found.get("weight")
+        truth, weight, seen = found.get("truth"), found.get("weight"), found.get("seen")
         return Batch(
             ids=found["ids"],
             numerical=found["numerical"],
@@ -250,6 +252,7 @@ class _Window:
             else {task: weight[:, t].contiguous() for t, task in enumerate(self.tasks)},
             group=found.get("group"),
             truth={} if truth is None else {t: truth[:, i].contiguous() for i, t in enumerate(self.tasks)},
+            seen={} if seen is None else {t: seen[:, i].contiguous() for i, t in enumerate(self.tasks)},
         )
 
 

@@ -120,6 +120,8 @@ def check_arrays(arrays: Mapping[str, Array], schema: Schema, path: Path, rows: 
     wanted |= {name: what for name, what in optional.items() if getattr(schema, name) is not None}
     if schema.weight is not None or schema.negatives is not None:
         wanted["weight"] = ("float32", (n, tasks) if weighs_tasks(schema) else (n,))
+    if any(label.correction is not None for label in schema.labels):
+        wanted["seen"] = ("float32", (n, tasks))
     if "truth" in arrays:
         wanted["truth"] = ("float32", (n, tasks))
     for m in schema.multi:

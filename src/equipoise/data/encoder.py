@@ -27,6 +27,7 @@ from equipoise.data.encode import (
 from equipoise.data.encoders import Sample, lists_of, plain_text, quantile_ids, quantile_values
 from equipoise.data.sampling import row_weights
 from equipoise.data.schema import Categorical, Multi, Numerical, Schema
+from equipoise.data.seen import seen_array
 from equipoise.data.sharing import table_of
 
 Array = np.ndarray[Any, Any]
@@ -246,6 +247,8 @@ class Encoder:
         weight = row_weights(frame, schema, lambda name: _weight(column_of(frame, name, "weight"), name))
         if weight is not None:
             arrays["weight"] = weight
+        if (seen := seen_array(frame, schema)) is not None:
+            arrays["seen"] = seen
         if schema.time is not None:
             arrays["time"] = milliseconds(column_of(frame, schema.time, "time"))
         self._note(split, arrays, missing)

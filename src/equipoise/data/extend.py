@@ -102,7 +102,7 @@ def _check_options(log: Log, keep_days: float | None) -> None:
 
 def _extend(log: Log, source: Source, keep_days: float | None, refit: bool) -> Log:
     schema = log.schema
-    rows = settled(schema, source, _splitter(log, source))
+    rows = settled(log, source, _splitter(log, source))
     encoder = known_encoder(log)
 
     def training() -> Iterator[pl.DataFrame]:

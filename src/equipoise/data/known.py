@@ -13,6 +13,7 @@ from equipoise.data.check import damaged, read_table
 from equipoise.data.encoder import Encoder
 from equipoise.data.faults import first_fault
 from equipoise.data.schema import Schema
+from equipoise.data.seen import known_delays
 from equipoise.data.settle import Settled
 from equipoise.data.sharing import table_of
 from equipoise.data.source import Source, open_source
@@ -83,14 +84,18 @@ def _numbers(values: pl.Series) -> bool:
     return bool((whole.fill_null(False) | part.fill_null(False)).all())
 
 
-def settled(schema: Schema, source: Source, splitter: Sided) -> Settled:
-    """Return a source's rows by split, late labels made and negatives thinned out; a value that breaks a rule is said with file, column and row.
+def settled(log: Log, source: Source, splitter: Sided) -> Settled:
+    """Return a source's rows by split as a log's schema has them, late labels made and negatives thinned out; a value that breaks a rule is said with file, column and row.
 
-    An `as_of` that the schema states was the first day's; these rows are as of their own end.
+    An `as_of` that the schema states was the first day's; these rows are as of their own end. How late events come (`seen.py`) was learned
+    on the first day and stays: one more day may end before the window of any of its rows is over.
     """
+    schema = log.schema
     columns = columns_for(schema, source)
     return Settled(
-        schema.model_copy(update={"as_of": None}), lambda: _pieces(schema, source, splitter, columns)
+        schema.model_copy(update={"as_of": None}),
+        lambda: _pieces(schema, source, splitter, columns),
+        delays=known_delays(log.manifest, schema, log.path),
     )
 
 

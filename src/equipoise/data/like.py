@@ -52,7 +52,7 @@ def prepare_like(
     schema = like.schema
     by_column = schema.split is not None and schema.split.by == "column"
     splitter = dataclasses.replace(Splitter.fit(schema, source), held=None) if by_column else _AllTest()
-    rows = settled(schema, source, splitter)
+    rows = settled(like, source, splitter)
     groups = Groups(like.groups()) if schema.group is not None else None
     version = like.vocabulary_version
     try:

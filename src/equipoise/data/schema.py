@@ -103,6 +103,8 @@ class Label(Strict):
         event_time, window: of a binary label that comes late: the column of the event's time, empty (or `missing`) without an event, and
             how long after the row it counts, such as 7d, 12h, 30m, 45s. The label is made of them; see `equipoise.data.late`.
         pending: what a row is whose event is not known while its window is open: "mask"ed, "negative", or "exclude"d for all tasks.
+        correction: of pending "negative": "fnw" weighs training rows so that what is learned is right although some negatives are only
+            pending; see `equipoise.delayed`.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Label(Strict):
     event_time: str | None = None
     window: str | None = None
     pending: Literal["mask", "negative", "exclude"] = "mask"
+    correction: Literal["fnw"] | None = None
 
     @model_validator(mode="after")
     def _kinds(self) -> Label:
@@ -153,6 +156,10 @@ class Label(Strict):
         if self.event_time is None and self.pending != "mask":
             raise ValueError(
                 f"label {self.name!r} has pending={self.pending!r}, which needs event_time and window"
+            )
+        if self.correction is not None and self.pending != "negative":
+            raise ValueError(
+                f"label {self.name!r} has correction={self.correction!r}, which needs pending='negative', got {self.pending!r}"
             )
         if self.window is not None:
             if self.kind != "binary" or self.positive is not None:

@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 
 from equipoise.data.encode import column_of, milliseconds
-from equipoise.data.late import LateNote, find_moments, late_label, late_labels, late_note
+from equipoise.data.late import Delays, LateNote, find_moments, late_label, late_labels, late_note
 from equipoise.data.sampling import Rate, sample
 from equipoise.data.schema import Schema
+from equipoise.data.seen import FEW, corrected, delays_for, seen_columns
 
 Piece = tuple[str, pl.DataFrame]
 Pieces = Callable[[], Iterable[Piece]]
@@ -22,16 +23,25 @@ class Settled:
 
     A schema with neither late labels nor negatives leaves the pieces as they are. Late labels cost one more pass over them, at once.
 
+    Labels with a correction get a column of F (see `seen.py`) from the second pass on, whose delays the first one learns unless given.
+
     Attributes:
         notes: those given; when a pass has ended also "late" (see docs/labels.md), "sampled", and lines in "suspects".
     """
 
-    def __init__(self, schema: Schema, raw: Pieces, notes: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        raw: Pieces,
+        notes: Mapping[str, Any] | None = None,
+        delays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    ) -> None:
         self.schema, self.raw, self.given = schema, raw, dict(notes or {})
         self.notes: dict[str, Any] = dict(self.given)
         self.late = late_labels(schema)
         self.as_of, self.moments = find_moments(schema, raw()) if self.late else (0, {})
         self.rate = Rate(schema)
+        self.delays = delays
 
     def described(self) -> Schema:
         """Return the schema with `sampling`; right when a pass has ended."""
@@ -58,6 +68,12 @@ class Settled:
                     self.rate.check(frame, first)
             kept[split] = kept.get(split, 0) + frame.height
             yield split, frame
+        if self.delays is None:
+            self.delays = {
+                label.name: delays_for(label, counter.delays.get("train", Delays()).kept())
+                for label, counter in zip(self.late, counters, strict=True)
+                if label in corrected(self.schema)
+            }
         self._note(counters, seen, kept)
 
     def _labelled(
@@ -83,13 +99,22 @@ class Settled:
             )
             if label.pending == "exclude":
                 stays &= ~found.pending
+        if self.delays is not None:
+            columns += seen_columns(self.schema, self.delays, times, self.moments[split])
         return frame.with_columns(columns).filter(pl.Series(stays)), numbers[stays]
 
     def _note(self, counters: list[LateNote], seen: dict[str, int], kept: dict[str, int]) -> None:
         own: dict[str, Any] = {}
         if self.late:
             own["late"] = late_note(self.as_of, self.moments, counters)
+            for task, delays in (self.delays or {}).items():
+                own["late"]["tasks"][task]["seen"] = delays.tolist()
             own["suspects"] = [*self.given.get("suspects", []), *(x for c in counters for x in c.remarks())]
+            own["suspects"] += [
+                f"{task}: how late events come is learned from {len(delays)} of them alone, fewer than {FEW}; its correction is rough"
+                for task, delays in (self.delays or {}).items()
+                if len(delays) < FEW
+            ]
         if self.schema.negatives is not None:
             own["sampled"] = {split: {"rows": seen[split], "kept": kept[split]} for split in seen}
         self.notes.update(own)

@@ -133,8 +133,8 @@ class _View(Split):
                 own["valid"] = part["valid"][order]
                 if "weight" in own and own["weight"].ndim == 2:
                     own["weight"] = part["weight"][:, order]
-                if "truth" in own:
-                    own["truth"] = part["truth"][:, order]
+                for name in {"truth", "seen"} & own.keys():
+                    own[name] = part[name][:, order]
             self.parts.append(own)
 
 

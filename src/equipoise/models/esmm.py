@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
+from equipoise.delayed import fake_negative_weights
 from equipoise.losses import Losses, task_losses
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
@@ -81,6 +82,11 @@ class ESMM(Ranker):
             raise ValueError(f"cvr_weight and ctcvr_weight must be >= 0, got {cvr_weight} and {ctcvr_weight}")
         if not 0 < min_propensity <= 1:
             raise ValueError(f"min_propensity must lie in (0, 1], got {min_propensity}")
+        late = [y.name for y in schema.labels if y.correction is not None]
+        if late and loss != "ctcvr":
+            raise ValueError(
+                f"loss must be 'ctcvr' where a label has a correction ({late[0]!r}), got {loss!r}: its risk on clicked rows has none"
+            )
         self.schema, self.loss, self.min_propensity = schema, loss, min_propensity
         self.cvr_weight, self.ctcvr_weight = cvr_weight, ctcvr_weight
         self.given = funnel(schema, "esmm", binary=True)
@@ -124,6 +130,9 @@ class ESMM(Ranker):
             if rate := self.schema.sampling.get(task):  # p / (p + r q): see `losses.sampled`
                 less = log_q[task] + math.log(rate)
                 rows[task] += torch.logaddexp(log_p[task], less) - (1 - y) * math.log(rate)
+            weights = fake_negative_weights(task, log_p[task] - log_q[task], batch, self.schema)
+            if weights is not None:
+                rows[task] = rows[task] * weights
             if self.loss != "ctcvr" and task in self.given:
                 risk = self._risk(task, batch, x, steps[task].double(), log_p[self.given[task]])
                 rows[task] = self.ctcvr_weight * rows[task] + self.cvr_weight * risk

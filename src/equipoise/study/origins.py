@@ -176,7 +176,7 @@ def decode(log: Log) -> tuple[pl.DataFrame, Array, Schema]:
         if duration is not None:
             duration = next(f.name for f in schema.numerical if (f.column or f.name) == duration)
         plain = {"column": f"label {label.name}", "positive": None, "missing": None, "duration": duration}
-        plain |= {"event_time": None, "window": None, "pending": "mask"}
+        plain |= {"event_time": None, "window": None, "pending": "mask", "correction": None}
         labels.append(label.model_copy(update=plain))
         if log.schema.simulated:
             columns[f"truth {label.name}"] = np.concatenate([p.truth(label.name) for p in parts])
