@@ -160,8 +160,8 @@ def read_table(file: Path, columns: Sequence[str]) -> pl.DataFrame:
         raise damaged(file, f"the table cannot be read: {str(error).splitlines()[0]}") from None
     if missing := [name for name in columns if name not in table.columns]:
         raise damaged(file, f"the table has no column {missing[0]!r}")
-    if table["value"].dtype != pl.String:
-        raise damaged(file, f"column 'value' must be text, got {table['value'].dtype}")
+    if table["value"].dtype not in (pl.String, pl.Int64, pl.UInt64):
+        raise damaged(file, f"column 'value' must be text or whole numbers, got {table['value'].dtype}")
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from equipoise.data.counts import by_count
 from equipoise.data.draw import uniform
 from equipoise.data.schema import Categorical, Label, Multi, Numerical
 from equipoise.names import nearest
@@ -62,17 +63,18 @@ def vocabulary(
     Raises:
         ValueError: more ids than int32 holds.
     """
-    order = counts.sort(["count", "value"], descending=[True, False])
+    old = counts.clear()
     if kept is not None and kept.height:
-        old = kept.select("value").join(counts, on="value", how="left", maintain_order="left")
+        before = kept.select(pl.col("value").cast(counts["value"].dtype))
+        old = before.join(counts, on="value", how="left", maintain_order="left")
         old = old.with_columns(pl.col("count").fill_null(0))
-        order = order.join(kept.select("value"), on="value", how="anti", maintain_order="left")
-    else:
-        old = order.clear()
-    enough = order["count"] >= feature.min_count
-    new = order.filter(enough)
+        counts = counts.join(before, on="value", how="anti")
+    enough = counts["count"] >= feature.min_count
+    few, counts = counts.filter(~enough), counts.filter(enough)
+    new = by_count(counts)
+    del counts
     room = new.height if feature.max_size is None else max(0, feature.max_size - old.height)
-    rare = pl.concat([new[room:], order.filter(~enough)])
+    rare = pl.concat([new[room:], by_count(few)])
     found = pl.concat([old, new.head(room)]).with_columns(pl.col("count").cast(pl.Int64))
     if found.height >= LARGEST:
         raise ValueError(
@@ -85,20 +87,21 @@ class Lookup:
     """Values -> int32 ids: their row in the vocabulary + 1 or their hash bucket, 0 for unseen and missing ones.
 
     Args:
-        vocab: {value, count}, or None with `buckets`. seed: 0 hashes by CRC-32 alone, any other by `draw.uniform`.
+        vocab: {value: integers or text, count}, or None with `buckets`. seed: 0 hashes by CRC-32 alone, any other by `draw.uniform`.
     """
 
     def __init__(self, vocab: pl.DataFrame | None, buckets: int | None, seed: int = 0) -> None:
         self.buckets, self.seed = buckets, seed
+        self.known = None if vocab is None else vocab["value"]
         self.table: pl.DataFrame | None = None
         self.whole: tuple[Array, Array] | None = None
-        if vocab is not None:
-            self.table = vocab.select("value", id=pl.int_range(1, pl.len() + 1, dtype=pl.Int32))
 
     def ids(self, values: pl.Series) -> Array:
         """Return int32 [N]."""
-        if self.buckets is None and values.dtype in (pl.Int8, pl.Int16, pl.Int32, pl.Int64):
-            return self._of_integers(values)
+        if self.buckets is None and values.dtype.is_integer():
+            assert self.known is not None
+            if self.known.dtype.is_integer() or values.dtype not in (pl.UInt64, pl.Int128, pl.UInt128):
+                return self._of_integers(values)
         text = as_text(values)
         if self.buckets is not None:
             unique = text.drop_nulls().unique()
@@ -108,7 +111,10 @@ class Lookup:
                 codes = [zlib.crc32(v.encode()) % self.buckets + 1 for v in unique]
             table = pl.DataFrame({"value": unique, "id": pl.Series(codes, dtype=pl.Int32)})
         else:
-            assert self.table is not None
+            if self.table is None:
+                assert self.known is not None
+                ids = pl.int_range(1, len(self.known) + 1, dtype=pl.Int32, eager=True)
+                self.table = pl.DataFrame({"value": self.known.cast(pl.String), "id": ids})
             table = self.table
         found = pl.DataFrame({"value": text}).join(table, on="value", how="left", maintain_order="left")
         return found["id"].fill_null(0).to_numpy().astype(np.int32, copy=False)
@@ -116,13 +122,18 @@ class Lookup:
     def _of_integers(self, values: pl.Series) -> Array:
         """Look integers up among those of the vocabulary, by bisection: no text is made of every row."""
         if self.whole is None:
-            assert self.table is not None
-            number = self.table["value"].cast(pl.Int64, strict=False)
-            own = (number.cast(pl.String) == self.table["value"]).fill_null(False)  # "7", not "007"
-            sorted_ = pl.DataFrame({"number": number, "id": self.table["id"]}).filter(own).sort("number")
-            self.whole = sorted_["number"].to_numpy(), sorted_["id"].to_numpy()
+            assert self.known is not None
+            number, rows = self.known, pl.int_range(1, len(self.known) + 1, dtype=pl.Int32, eager=True)
+            if not number.dtype.is_integer():
+                number = number.cast(pl.Int64, strict=False)
+                own = (number.cast(pl.String) == self.known).fill_null(False)  # "7", not "007"
+                number, rows = number.filter(own), rows.filter(own)
+            order = number.arg_sort()
+            self.whole = number.gather(order).to_numpy(), rows.gather(order).to_numpy()
         sought, ids = self.whole
-        wanted = values.fill_null(0).cast(pl.Int64).to_numpy()
+        dtype = pl.UInt64 if sought.dtype == np.uint64 else pl.Int64
+        values = values.cast(dtype, strict=False)  # what it does not hold is not in the vocabulary
+        wanted = values.fill_null(0).to_numpy()
         if not len(sought):
             return np.zeros(len(wanted), np.int32)
         at = np.minimum(np.searchsorted(sought, wanted), len(sought) - 1)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from equipoise.data.counts import Counts, countable
 from equipoise.data.encode import (
     BLOCK,
     CUT,
     FLOAT32,
     Lookup,
-    as_text,
     check_classes,
     check_duration,
     column_of,
@@ -34,32 +34,6 @@ Array = np.ndarray[Any, Any]
 MAX_CLASSES = 100
 Chunks = Callable[[], Iterable[pl.DataFrame]]
 """The training rows, in chunks, from the start at each call."""
-
-
-class Counts:
-    """How often each value occurs, over chunks; its memory follows the number of different values."""
-
-    def __init__(self) -> None:
-        self.whole: pl.DataFrame | None = None
-        self.waiting: list[pl.DataFrame] = []
-
-    def add(self, counts: pl.DataFrame) -> None:
-        """Add {value: text, count: int64}."""
-        self.waiting.append(counts)
-        held = 0 if self.whole is None else self.whole.height
-        if sum(part.height for part in self.waiting) > max(held, 2**16):
-            self.total()
-
-    def total(self) -> pl.DataFrame:
-        """Return {value: text, count: int64}, each value once."""
-        parts = [part for part in (self.whole, *self.waiting) if part is not None]
-        if len(parts) > 1:
-            parts = [pl.concat(parts).group_by("value").agg(pl.col("count").sum())]
-        self.waiting = []
-        if parts:
-            self.whole = parts[0]
-        empty = pl.DataFrame(schema={"value": pl.String, "count": pl.Int64})
-        return empty if self.whole is None else self.whole
 
 
 class Spread:
@@ -91,7 +65,7 @@ class Encoder:
     """Vocabularies, scaling and label statistics of training rows, and the arrays that they make of any rows.
 
     Attributes:
-        vocab: {table: {value, count}}, row i has id i + 1; a feature's table is `sharing.table_of`, its own name by default. rare:
+        vocab: {table: {value: integers or text, count}}, row i has id i + 1; a feature's table is `sharing.table_of`, its own name by default. rare:
             {table: {value, count}} of those that have no id, kept so that tomorrow's counts go on. edges: {feature cut at
             quantiles: inner edges}. scaling: {numerical: (mean, standard deviation)}. label_scale, label_levels: see `Schema`.
         notes: counts of what was met, by split: see `note`.
@@ -197,8 +171,7 @@ class Encoder:
         for f in self.schema.categorical:
             if f.buckets is None and f.quantiles is None:
                 column = _of(chunk, f)
-                whole = column.dtype.is_integer()  # counted as they are, which is faster and smaller
-                text = column if whole else plain_text(column, f"feature {f.name!r}")
+                text = column if column.dtype.is_integer() else plain_text(column, f"feature {f.name!r}")
                 counts.setdefault(table_of(f), Counts()).add(_counted(text))
         for m in self.schema.multi:
             counts.setdefault(table_of(m), Counts()).add(_counted(lists_of(chunk, m, first).values))
@@ -349,8 +322,10 @@ def _of(frame: pl.DataFrame, feature: Categorical | Multi | Numerical) -> pl.Ser
 
 
 def _counted(values: pl.Series) -> pl.DataFrame:
-    counts = values.drop_nulls().alias("value").value_counts(name="count")
-    return counts.select(as_text(counts["value"]), pl.col("count").cast(pl.Int64))
+    whole = countable(values)  # counted as they are, which is faster and smaller
+    given = plain_text(values, "value") if whole is None else whole
+    counts = given.drop_nulls().alias("value").value_counts(name="count")
+    return counts.select("value", pl.col("count").cast(pl.Int64))
 
 
 def _weight(raw: pl.Series, name: str) -> Array:

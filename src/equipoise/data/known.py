@@ -79,6 +79,8 @@ def open_table(log: Log, raw: str | Path | pl.DataFrame | Source) -> Source:
 
 def _numbers(values: pl.Series) -> bool:
     """Return whether every text is a number as `as_text` writes it: "7" and "1.5", not "007"."""
+    if values.dtype.is_integer():
+        return True
     whole = values.cast(pl.Int64, strict=False).cast(pl.String) == values
     part = values.cast(pl.Float64, strict=False).cast(pl.String) == values
     return bool((whole.fill_null(False) | part.fill_null(False)).all())

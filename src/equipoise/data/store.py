@@ -216,6 +216,10 @@ class Log:
         Raises:
             ValueError: no such feature, or one without a vocabulary (numerical, hashed).
         """
+        return self._vocabulary(feature).with_columns(pl.col("value").cast(pl.String))
+
+    def _vocabulary(self, feature: str) -> pl.DataFrame:
+        """Return `vocabulary` as it is stored: whole numbers where all values are."""
         key = next((table_of(f) for f in self.schema.with_table if f.name == feature), feature)
         file = f"vocabulary/{quote(key, safe='')}.parquet"
         if self.manifest["tables"].get(self._table(file)) is None:
@@ -235,13 +239,14 @@ class Log:
             ValueError: as `vocabulary`; an id that is beyond it.
         """
         edges = self.manifest.get("edges", {}).get(feature)
-        table = self.vocabulary(feature)["value"] if edges is None else intervals(edges)
+        table = self._vocabulary(feature)["value"] if edges is None else intervals(edges)
         flat = np.asarray(ids).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) <= len(table):
             raise ValueError(
                 f"ids of feature {feature!r} must be in 0 .. {len(table)}, got {flat.min()} to {flat.max()}"
             )
-        return pl.concat([pl.Series("value", [None], dtype=pl.String), table]).gather(pl.Series(flat))
+        rows = pl.Series(flat, dtype=pl.Int64) - 1
+        return table.gather(rows.set(rows < 0, None)).cast(pl.String)
 
     def groups(self) -> pl.Series | None:
         """Return the original values of the group codes, row i of code i; None without a group."""

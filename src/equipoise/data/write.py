@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from equipoise.data.encode import column_of
 from equipoise.data.encoder import Encoder
@@ -214,10 +214,8 @@ def write_tables(
         parts[f"{below}groups"] = groups.table
     tables, digests = {}, {}
     for part, table in parts.items():
-        content = io.BytesIO()
-        table.write_parquet(content)  # to memory: on a full disk polars raises no OSError
         file = f"{part}.parquet"
-        tables[file], digests[file] = _save(folder / file, content.getbuffer())
+        tables[file], digests[file] = _save(folder / file, table)
     return tables, digests
 
 
@@ -228,7 +226,8 @@ def vocabulary_digest(vocab: Mapping[str, pl.DataFrame]) -> str:
         digest.update(name.encode() + b"\0")
         values = vocab[name]["value"]
         for start in range(0, len(values), CHUNK):
-            digest.update("".join(f"{value}\0" for value in values[start : start + CHUNK]).encode())
+            part = values[start : start + CHUNK].cast(pl.String)
+            digest.update((str(part.str.join("\0")[0]) + "\0").encode())
     return digest.hexdigest()[:16]
 
 
@@ -279,12 +278,15 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     beside.replace(folder / "manifest.json")
 
 
-def _save(file: Path, content: memoryview) -> tuple[int, str]:
-    """Write a file; return its size and SHA-256."""
+def _save(file: Path, table: pl.DataFrame) -> tuple[int, str]:
+    """Write a Parquet file, a chunk at a time; return its size and SHA-256. By pyarrow: polars raises no OSError on a full disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("wb") as out:
-        out.write(content)
-    return file.stat().st_size, hashlib.sha256(content).hexdigest()
+    schema = table.clear().to_arrow().schema
+    with file.open("wb") as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for start in range(0, table.height, 4 * CHUNK):
+            writer.write_table(table[start : start + 4 * CHUNK].to_arrow().cast(schema))
+    with file.open("rb") as whole:
+        return file.stat().st_size, hashlib.file_digest(whole, "sha256").hexdigest()
 
 
 def _replace(path: Path, beside: Path) -> None:
