@@ -85,8 +85,7 @@ def rows(log, split: str):
 def values(log, split: str, name: str) -> list[str | None]:
     """The raw values of a categorical column, looked up in the log's own vocabulary."""
     column = [feature.name for feature in log.schema.categorical].index(name)
-    table = pl.read_parquet(log.path / "vocabulary" / f"{name}.parquet")
-    known = dict(enumerate(table["value"], 1))
+    known = dict(enumerate(log.vocabulary(name)["value"], 1))
     return [known.get(i) for i in rows(log, split).ids[:, column].tolist()]
 
 
@@ -256,7 +255,7 @@ def test_history_is_what_was_consumed_before(raw, tmp_path):
     log = prepare("kuairand", raw, tmp_path / "log", history=3)
     table = log_table()
     ended = (table["time_ms"] + table["play_time_ms"]).to_list()
-    known = dict(enumerate(pl.read_parquet(log.path / "vocabulary" / "history.parquet")["value"], 1))
+    known = dict(enumerate(log.vocabulary("history")["value"], 1))
     batch = rows(log, "test")
     values, offsets = batch.multi["history"].values.tolist(), batch.multi["history"].offsets.tolist()
     for at, now in enumerate(range(30, 40)):
