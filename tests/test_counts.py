@@ -94,3 +94,18 @@ def test_a_log_stores_integers_and_goes_on_from_text(tmp_path, second):
         values = after.vocabulary("id")["value"].to_list()
         assert values[:4] == before and set(values[4:]) == {"12", "99"}
     assert Log.open(log.path).vocabulary("id").equals(Log.open(text.path).vocabulary("id"))
+
+
+@pytest.mark.parametrize("stored", [pl.Int64, pl.UInt64, pl.String])
+@pytest.mark.parametrize("given", [pl.Int8, pl.Int64, pl.UInt64])
+def test_numbers_that_lie_close_are_looked_up_by_place(stored, given):
+    base = 0 if pl.UInt64 in (stored, given) else -3
+    base = 2**63 if stored == given == pl.UInt64 else base
+    known = pl.Series([base + i for i in (5, 0, 9, 2)]).cast(stored)
+    lookup = Lookup(pl.DataFrame({"value": known, "count": [1] * 4}), None)
+    ids = {int(value): i for i, value in enumerate(known.to_list(), 1)}
+    values = [base + i for i in range(11)] + [None, 100, 0]
+    found = lookup.ids(pl.Series(values, dtype=given))
+    assert found.dtype == np.int32 and found.tolist() == [ids.get(v, 0) for v in values]
+    by_text = stored == pl.String and given == pl.UInt64  # 64 unsigned bits have no place among int64
+    assert by_text or (lookup.whole is not None and lookup.whole[2] is not None)

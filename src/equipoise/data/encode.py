@@ -17,7 +17,7 @@ from equipoise.names import nearest
 Array = np.ndarray[Any, Any]
 LARGEST = 2**31 - 1
 FLOAT32 = float(np.finfo(np.float32).max)
-BLOCK = 2**16
+BLOCK = 2**14
 """Rows whose numbers are standardised together."""
 CUT = 10.0
 """Standardised numbers are cut at +-CUT, so that one wild value of tomorrow cannot dominate a prediction."""
@@ -94,7 +94,7 @@ class Lookup:
         self.buckets, self.seed = buckets, seed
         self.known = None if vocab is None else vocab["value"]
         self.table: pl.DataFrame | None = None
-        self.whole: tuple[Array, Array] | None = None
+        self.whole: tuple[Array, Array, Array | None] | None = None
 
     def ids(self, values: pl.Series) -> Array:
         """Return int32 [N]."""
@@ -120,25 +120,45 @@ class Lookup:
         return found["id"].fill_null(0).to_numpy().astype(np.int32, copy=False)
 
     def _of_integers(self, values: pl.Series) -> Array:
-        """Look integers up among those of the vocabulary, by bisection: no text is made of every row."""
+        """Look integers up among those of the vocabulary, by place or bisection: no text is made of every row."""
         if self.whole is None:
-            assert self.known is not None
-            number, rows = self.known, pl.int_range(1, len(self.known) + 1, dtype=pl.Int32, eager=True)
-            if not number.dtype.is_integer():
-                number = number.cast(pl.Int64, strict=False)
-                own = (number.cast(pl.String) == self.known).fill_null(False)  # "7", not "007"
-                number, rows = number.filter(own), rows.filter(own)
-            order = number.arg_sort()
-            self.whole = number.gather(order).to_numpy(), rows.gather(order).to_numpy()
-        sought, ids = self.whole
+            self.whole = self._integers()
+        sought, ids, first = self.whole
         dtype = pl.UInt64 if sought.dtype == np.uint64 else pl.Int64
-        values = values.cast(dtype, strict=False)  # what it does not hold is not in the vocabulary
-        wanted = values.fill_null(0).to_numpy()
+        if values.dtype != dtype:
+            values = values.cast(dtype, strict=False)  # what it does not hold is not in the vocabulary
+        missing = values.is_null().to_numpy() if values.null_count() else None
+        wanted = (values.fill_null(0) if missing is not None else values).to_numpy()
         if not len(sought):
             return np.zeros(len(wanted), np.int32)
-        at = np.minimum(np.searchsorted(sought, wanted), len(sought) - 1)
-        found = np.where((sought[at] == wanted) & values.is_not_null().to_numpy(), ids[at], 0)
-        return found.astype(np.int32, copy=False)
+        if first is not None:
+            within = (wanted >= sought[0]) & (wanted <= sought[-1])
+            found: Array = first[np.where(within, wanted, sought[0]) - sought[0]]
+            found[~within] = 0
+        else:
+            at = np.minimum(np.searchsorted(sought, wanted), len(sought) - 1)
+            found = np.where(sought[at] == wanted, ids[at], np.int32(0))
+        if missing is not None:
+            found[missing] = 0
+        return found
+
+    def _integers(self) -> tuple[Array, Array, Array | None]:
+        """Return (integers of the vocabulary, ascending; their int32 ids; ids by value less the smallest, 0 for none, where they lie close)."""
+        assert self.known is not None
+        number, rows = self.known, pl.int_range(1, len(self.known) + 1, dtype=pl.Int32, eager=True)
+        if not number.dtype.is_integer():
+            number = number.cast(pl.Int64, strict=False)
+            own = (number.cast(pl.String) == self.known).fill_null(False)  # "7", not "007"
+            number, rows = number.filter(own), rows.filter(own)
+        order = number.arg_sort()
+        sought, ids = number.gather(order).to_numpy(), rows.gather(order).to_numpy()
+        span = int(sought[-1]) - int(sought[0]) + 1 if len(sought) else 0
+        if span > max(4 * len(sought), 2**16):
+            return sought, ids, None
+        first = np.zeros(span, np.int32)
+        if span:
+            first[sought - sought[0]] = ids
+        return sought, ids, first
 
 
 def numbers(series: pl.Series, feature: Numerical) -> Array:
@@ -148,13 +168,15 @@ def numbers(series: pl.Series, feature: Numerical) -> Array:
         ValueError: text that is no number, an infinite value, log1p of a value below -1.
     """
     try:
-        values = series.cast(pl.Float64).fill_null(math.nan).to_numpy()
+        values = series.cast(pl.Float64).to_numpy()  # null becomes NaN
     except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError):
         raise ValueError(
             f"feature {feature.name!r} must hold numbers, got {series.dtype} such as {series.drop_nulls()[0]!r}; declare "
             "it categorical"
         ) from None
-    if np.isinf(values).any():
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not math.isfinite(values.sum())  # NaN, Inf or only large: a sum is the cheapest look
+    if suspect and np.isinf(values).any():
         raise ValueError(
             f"feature {feature.name!r} must be finite, got Inf in {int(np.isinf(values).sum())} rows"
         )

@@ -32,6 +32,8 @@ from equipoise.data.sharing import table_of
 
 Array = np.ndarray[Any, Any]
 MAX_CLASSES = 100
+TURN = 2**11
+"""Rows of numbers that are turned together: they fit a core's cache."""
 Chunks = Callable[[], Iterable[pl.DataFrame]]
 """The training rows, in chunks, from the start at each call."""
 
@@ -47,8 +49,11 @@ class Spread:
         """Add numbers, none of them NaN."""
         if len(values):
             with np.errstate(over="ignore", invalid="ignore"):
-                self.parts.append((len(values), float(values.mean()), float(values.std())))
-            self.largest = max(self.largest, float(np.abs(values).max()))
+                mean = values.mean()
+                off = values - mean
+                std = np.sqrt(np.multiply(off, off, out=off).mean())
+                self.parts.append((len(values), float(mean), float(std)))
+            self.largest = max(self.largest, float(values.max()), -float(values.min()))
 
     def found(self, otherwise: tuple[float, float]) -> tuple[float, float]:
         """Return (mean, standard deviation), `otherwise` without a number."""
@@ -117,7 +122,8 @@ class Encoder:
             first += chunk.height
             for n in schema.numerical:
                 values = numbers(_of(chunk, n), n)
-                spreads[n.name].add(values[~np.isnan(values)])
+                missing = np.isnan(values)
+                spreads[n.name].add(values[~missing] if missing.any() else values)
             for label in schema.labels:
                 if label.name not in scales and label.name not in levels and label.way != "d2q":
                     continue
@@ -248,27 +254,37 @@ class Encoder:
                 )
             return np.nan_to_num(values, nan=0.0).astype(np.float32)
         mean, std = self.scaling[feature.name]
-        return np.nan_to_num(np.clip((values - mean) / std, -CUT, CUT), nan=0.0).astype(np.float32)
+        scaled = values - mean
+        np.divide(scaled, std, out=scaled)
+        np.clip(scaled, -CUT, CUT, out=scaled)
+        found = scaled.astype(np.float32)
+        found[np.isnan(found)] = 0.0
+        return found
 
     def _dense(self, frame: pl.DataFrame) -> tuple[Array, dict[str, int]]:
         """Return float32 [N, D] standardised numbers and the count of missing ones by feature, where there are any.
 
-        In blocks of rows: a column of the whole result is a write to every one of its cache lines.
+        Column by column, then turned in blocks of rows: a column of the whole result is a write to every one of its cache lines.
         """
-        schema = self.schema
-        dense = np.zeros((frame.height, len(schema.numerical)), np.float32)
+        schema, n = self.schema, frame.height
         columns = [_of(frame, d) for d in schema.numerical]
+        dense = np.empty((n, len(columns)), np.float32)
+        block = np.empty((len(columns), min(n, BLOCK)), np.float32)
         missing: dict[str, int] = {}
-        for start in range(0, frame.height, BLOCK):
+        for start in range(0, n, BLOCK):
+            many = min(BLOCK, n - start)
             for at, (column, d) in enumerate(zip(columns, schema.numerical, strict=True)):
                 try:
-                    values = numbers(column[start : start + BLOCK], d)
+                    values = numbers(column[start : start + many], d)
                 except ValueError:
                     numbers(column, d)  # says how many rows of all
                     raise
-                if count := int(np.isnan(values).sum()):
+                if count := int(np.count_nonzero(np.isnan(values))):
                     missing[d.name] = missing.get(d.name, 0) + count
-                dense[start : start + BLOCK, at] = self._standard(values, d)
+                block[at, :many] = self._standard(values, d)
+            for turn in range(0, many, TURN):
+                end = min(turn + TURN, many)
+                dense[start + turn : start + end] = block[:, turn:end].T
         return dense, missing
 
     def _note(self, split: str, arrays: dict[str, Array], missing: dict[str, int]) -> None:

@@ -152,18 +152,23 @@ def infer_schema(
 
 def looks_like_label(series: pl.Series, name: str, either: bool = False) -> bool:
     """Return whether a column is 0 / 1 or boolean and called like a label; with `either`, one of the two is enough for numbers."""
-    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+    named = _LABEL.search(name) is not None
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean) or not (named or either):
         return False
     values = series.drop_nulls().unique()
     two = len(values) == 2 and set(values.cast(pl.Float64).to_list()) == {0.0, 1.0}
-    called = len(values) > 1 and _LABEL.search(name) is not None
+    called = len(values) > 1 and named
     return two or called if either else two and called
 
 
 def _feature(sample: pl.DataFrame, name: str, is_group: bool) -> tuple[Feature | None, str | None]:
     """Return what a column seems to be, and a line about it."""
     series = sample[name]
-    distinct = series.n_unique() if series.dtype != pl.List else 2
+    number = series.dtype.is_float() and not is_group and not _ID.search(name)
+    varies = series.dtype == pl.List or (
+        number and series.head(1000).n_unique() > 1
+    )  # no more is asked of these
+    distinct = 2 if varies else series.n_unique()
     if distinct <= 1:
         return None, f"{name}: left out, it is constant"
     if series.dtype == pl.List:

@@ -81,12 +81,14 @@ def alone(column: pl.Series, answer: Answer) -> float | None:
 
     if column.dtype == pl.List:
         return None
-    if column.n_unique() <= min(FEW, len(column) // 20):
+    most = min(FEW, len(column) // 20)
+    if column.head(4 * FEW).n_unique() <= most and column.n_unique() <= most:
         table = pl.DataFrame({"x": column, "y": answer.values, "known": answer.known})
         mean = pl.col("y").filter(pl.col("known")).mean().over("x").fill_null(0.0)
         scores = table.select(mean.alias("mean"))["mean"].to_numpy()
     elif column.dtype.is_numeric():
-        scores = column.cast(pl.Float64).fill_null(0.0).fill_nan(0.0).to_numpy()
+        exact = column if column.dtype == pl.Float32 else column.cast(pl.Float64)
+        scores = exact.fill_null(0.0).fill_nan(0.0).to_numpy()
     else:
         return None
     values, scores = answer.values[answer.known], scores[answer.known]
