@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from equipoise import metrics
-from equipoise.data.schema import Label, Schema
+from equipoise.data.label import Label
+from equipoise.data.schema import Schema
 from equipoise.data.store import Split
 from equipoise.models.ranker import Ranker
 from equipoise.names import nearest

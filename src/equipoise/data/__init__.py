@@ -10,9 +10,11 @@ from equipoise.data import ali_ccp, aliexpress, census, kuairand, movielens, ten
 from equipoise.data.batches import Batch, Ragged
 from equipoise.data.dataset import BatchDataset
 from equipoise.data.extend import extend
+from equipoise.data.features import Categorical, Multi, Numerical
 from equipoise.data.infer import Inferred, infer_schema, parse_label
+from equipoise.data.label import Label
 from equipoise.data.like import prepare_like
-from equipoise.data.schema import Categorical, Label, Multi, Numerical, Schema, SplitRule
+from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.simulate import simulate
 from equipoise.data.store import Log, Split
 from equipoise.data.table import from_frame, prepare_table, read_table

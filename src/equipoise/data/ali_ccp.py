@@ -6,9 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
+from equipoise.data.features import Categorical, Feature, Multi
+from equipoise.data.label import Label
 from equipoise.data.published import Report
 from equipoise.data.raw import LINE, Text, beside, check_domain, spill
-from equipoise.data.schema import Categorical, Feature, Label, Multi, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.store import Log
 from equipoise.data.write import hold_out, write_log
 

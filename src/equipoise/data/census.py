@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from equipoise.data.features import Categorical, Feature, Numerical
+from equipoise.data.label import Label
 from equipoise.data.published import Report
-from equipoise.data.schema import Categorical, Feature, Label, Numerical, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.store import Log
 from equipoise.data.write import write_log
 

@@ -11,7 +11,8 @@ import polars as pl
 
 from equipoise.data.counts import by_count
 from equipoise.data.draw import uniform
-from equipoise.data.schema import Categorical, Label, Multi, Numerical
+from equipoise.data.features import Categorical, Multi, Numerical
+from equipoise.data.label import Label
 from equipoise.names import nearest
 
 Array = np.ndarray[Any, Any]

@@ -25,8 +25,9 @@ from equipoise.data.encode import (
     vocabulary,
 )
 from equipoise.data.encoders import Sample, lists_of, plain_text, quantile_ids, quantile_values
+from equipoise.data.features import Categorical, Multi, Numerical
 from equipoise.data.sampling import row_weights
-from equipoise.data.schema import Categorical, Multi, Numerical, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.seen import seen_array
 from equipoise.data.sharing import table_of
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from equipoise.data.draw import uniform
 from equipoise.data.encode import FLOAT32, as_text, column_of
-from equipoise.data.schema import Categorical, Multi
+from equipoise.data.features import Categorical, Multi
 
 Array = np.ndarray[Any, Any]
 SAMPLE = 1_000_000

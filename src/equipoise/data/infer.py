@@ -11,9 +11,11 @@ import polars as pl
 from pydantic import ValidationError
 
 from equipoise.data.encode import column_of, label_values
+from equipoise.data.features import Categorical, Feature, Multi, Numerical
+from equipoise.data.label import Label
 from equipoise.data.late import event_times
 from equipoise.data.sampling import parse_weight
-from equipoise.data.schema import Categorical, Feature, Label, Multi, Numerical, Schema, SplitRule, explain
+from equipoise.data.schema import Schema, SplitRule, explain
 from equipoise.data.telltale import Answer, leaks
 from equipoise.names import nearest
 

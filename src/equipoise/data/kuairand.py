@@ -7,10 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
+from equipoise.data.features import Categorical, Feature, Multi, Numerical
 from equipoise.data.kuairand_files import check_ids, files_of, read_features, read_log, release_of
+from equipoise.data.label import Label
 from equipoise.data.published import Report
 from equipoise.data.raw import beside, spill
-from equipoise.data.schema import Categorical, Feature, Label, Multi, Numerical, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.store import Log
 from equipoise.data.table import read_table
 from equipoise.data.write import write_log

@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 
 from equipoise.data.encode import as_text, column_of, milliseconds, plain
-from equipoise.data.schema import Label, Schema
+from equipoise.data.label import Label
+from equipoise.data.schema import Schema
 from equipoise.data.window import UNITS, span
 
 Array = np.ndarray[Any, Any]

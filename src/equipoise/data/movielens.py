@@ -6,8 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
+from equipoise.data.features import Categorical, Multi, Numerical
+from equipoise.data.label import Label
 from equipoise.data.published import Report
-from equipoise.data.schema import Categorical, Label, Multi, Numerical, Schema, SplitRule
+from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.store import Log
 from equipoise.data.table import split_frame
 from equipoise.data.write import write_log

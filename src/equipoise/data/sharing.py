@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from equipoise.data.schema import Categorical, Multi, Schema
+    from equipoise.data.features import Categorical, Multi
+    from equipoise.data.schema import Schema
 
 AGREE = ("min_count", "max_size", "buckets", "seed")
 """Options that make a table, in which all of its features must agree."""

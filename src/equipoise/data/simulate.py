@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet
 
-from equipoise.data.schema import Categorical, Label, Numerical, Schema, SplitRule
+from equipoise.data.features import Categorical, Numerical
+from equipoise.data.label import Label
+from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.store import SPLITS, Log
 from equipoise.data.write import CHUNK, Piece, check_place, write_log, write_pieces
 from equipoise.names import nearest

@@ -11,10 +11,12 @@ from typing import Any
 import polars as pl
 
 from equipoise.data.faults import first_fault
+from equipoise.data.features import Numerical
 from equipoise.data.infer import Inferred, infer_schema
+from equipoise.data.label import Label
 from equipoise.data.parts import FramePart
 from equipoise.data.paths import NoRoom, check_room
-from equipoise.data.schema import Label, Numerical, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.source import Source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log

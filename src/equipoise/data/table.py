@@ -14,8 +14,9 @@ from typing import Any
 import polars as pl
 
 from equipoise.data.infer import Inferred
+from equipoise.data.label import Label
 from equipoise.data.leaks import asked_for
-from equipoise.data.schema import Label, Schema
+from equipoise.data.schema import Schema
 from equipoise.data.source import open_source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from equipoise.data.encode import milliseconds
-from equipoise.data.schema import Label
+from equipoise.data.label import Label
 
 Array = np.ndarray[Any, Any]
 SUSPECT, SURE = 0.95, 0.99

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from equipoise.data.batches import Batch, Ragged
-from equipoise.data.schema import Multi, Schema
+from equipoise.data.features import Multi
+from equipoise.data.schema import Schema
 from equipoise.data.sharing import table_of, tables
 from equipoise.models.blocks import (
     Blocks,

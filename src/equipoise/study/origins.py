@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from equipoise.data.schema import Categorical, Multi, Schema, SplitRule
+from equipoise.data.features import Categorical, Multi
+from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.store import SPLITS, Log, Split
 from equipoise.data.write import write_log
 from equipoise.study.cells import Outcome
