@@ -14,12 +14,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from prepare_table import measure
 
 from equipoise.data import aliexpress, prepare
 
@@ -69,31 +68,6 @@ def plain(folder: Path, out: Path) -> None:
             raw.sink_parquet(out / f"{kind}_{split}.parquet")
 
 
-def measure(what: str, folder: Path, out: Path) -> dict[str, float]:
-    """Return wall and CPU seconds and peak memory (MiB) of one side, in this process."""
-    peak = {"VmRSS": 0.0, "RssAnon": 0.0}
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-                name, _, value = line.partition(":")
-                if name in peak:
-                    peak[name] = max(peak[name], int(value.split()[0]) / 1024)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    wall, cpu = time.perf_counter(), time.process_time()
-    if what == "prepare":
-        prepare("aliexpress", folder, out)
-    else:
-        plain(folder, out)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    done.set()
-    watcher.join()
-    return {"wall": wall, "cpu": cpu, "resident": peak["VmRSS"], "own": peak["RssAnon"]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,7 +78,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
-        print(json.dumps(measure(given.only, given.folder, given.out)))
+        sides = {"prepare": lambda: prepare("aliexpress", given.folder, given.out)}
+        sides["plain"] = lambda: plain(given.folder, given.out)
+        print(json.dumps(measure(sides[given.only])))
         return
     with tempfile.TemporaryDirectory() as room:
         folder = given.folder or Path(room) / "raw"

@@ -10,6 +10,7 @@ import pytest
 
 from equipoise.data import Label, Log, Schema, write_log
 from equipoise.data.encode import as_text, label_values, milliseconds
+from equipoise.data.schema import SplitRule
 from equipoise.data.write import hold_out
 
 SCHEMA = Schema.read(
@@ -193,6 +194,12 @@ def test_a_missing_validation_split_is_held_out_by_group(tmp_path):
     assert len(train) + len(valid) == 400
     assert 20 <= len(valid) <= 60  # 10 of 100 groups of 4 are expected, sd 3
     assert not set(train.group) & set(valid.group)
+
+
+def test_a_missing_validation_split_is_held_out_by_row_where_groups_may_leak(tmp_path):
+    schema = SCHEMA.model_copy(update={"split": SplitRule(by="random", allow_group_leak=True)})
+    log = write_log(tmp_path / "log", {"train": frame(400), "test": frame(8, 400)}, schema)
+    assert set(log.split("train").group) & set(log.split("valid").group)
 
 
 def test_hold_out_takes_at_least_one_group():

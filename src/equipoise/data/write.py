@@ -47,7 +47,8 @@ def write_log(
 
     Args:
         path: the new folder.
-        frames: {"train": ..., "valid": ..., "test": ...}; without "valid", a seeded 10 % of train by group is it. Frames that map a file may
+        frames: {"train": ..., "valid": ..., "test": ...}; without "valid", a seeded 10 % of train is it, by group (by row with
+            `allow_group_leak`). Frames that map a file may
             be larger than memory.
         schema: what to read from them.
         truth: {task: column} of true probabilities (simulated logs).
@@ -63,7 +64,7 @@ def write_log(
     check_place(path, overwrite)
     frames = dict(frames)
     if "valid" not in frames and "train" in frames:
-        frames["train"], frames["valid"] = hold_out(frames["train"], schema.group, 0.1, 0)
+        frames["train"], frames["valid"] = hold_out(frames["train"], schema.kept_together, 0.1, 0)
     for name in SPLITS:
         if name not in frames or frames[name].height == 0:
             raise ValueError(f"split {name!r} must have rows, got none; check the split rule of the schema")
