@@ -208,8 +208,12 @@ def test_rules_that_cannot_be(tmp_path):
         own = schema(negatives=Negatives(of="click", keep=0.1), key="kee")
         prepare_table(table(), tmp_path / "log", schema=own)
     for value, correct, message in (
-        (0.0, "weights", r"must lie in \(0, 1\] in every row, got 0 in row 7"),
-        (None, "weights", r"must lie in \(0, 1\] in every row, got nan in row 7"),
+        (0.0, "weights", r"a number in \(0, 1\] in every row; first in the table, row 8, column 'rate': 0.0"),
+        (
+            None,
+            "weights",
+            r"a number in \(0, 1\] in every row; first in the table, row 8, column 'rate': None",
+        ),
         (0.5, "logit", "must be the same in every negative row of 'click'.*0.25 and 0.5 in row 7"),
     ):
         raw = table()

@@ -57,8 +57,19 @@ def _checks(schema: Schema) -> Iterator[tuple[str, Check]]:
         yield schema.time, lambda rows: milliseconds(rows[schema.time or ""])
     for name in schema.weight_columns:
         yield name, lambda rows, name=name: _weights(rows[name])  # type: ignore[misc]
+    rule = schema.negatives
+    if rule is not None and rule.sampling_rate is not None:
+        yield (
+            rule.sampling_rate,
+            lambda rows: _rates(rows[rule.sampling_rate or ""], rule.sampling_rate or ""),
+        )
 
 
 def _weights(values: pl.Series) -> None:
     if not values.dtype.is_numeric() or not bool((values.is_finite() & (values >= 0)).fill_null(False).all()):
         raise ValueError("weight must be finite and >= 0")
+
+
+def _rates(values: pl.Series, name: str) -> None:
+    if not values.dtype.is_numeric() or not bool(((values > 0) & (values <= 1)).fill_null(False).all()):
+        raise ValueError(f"sampling_rate {name!r} must be a number in (0, 1] in every row")

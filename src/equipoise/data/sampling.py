@@ -17,15 +17,14 @@ RATE = "\0rate"
 """A column that `sample` adds: the rate at which the row was kept, 1 where it was not drawn."""
 
 
-def sample(frame: pl.DataFrame, schema: Schema, split: str, numbers: Array, first: int = 0) -> pl.DataFrame:
+def sample(frame: pl.DataFrame, schema: Schema, split: str, numbers: Array) -> pl.DataFrame:
     """Return the rows of a split that stay, with the column `RATE`.
 
     With `keep`, those of train whose label `of` is not positive stay if their key draws below it; a label that is not known is not
     positive, and all rows of other splits stay. With `sampling_rate` every row stays.
 
     Args:
-        numbers: int64 [N] the rows' numbers in the split, which are drawn by without `schema.key`.
-        first: number of the first row, for messages.
+        numbers: int64 [N] the rows' numbers in the split, for messages, and to draw by without `schema.key`.
 
     Raises:
         ValueError: a missing column, a rate outside (0, 1]; under `correct: logit`, positives with a rate below 1.
@@ -33,18 +32,16 @@ def sample(frame: pl.DataFrame, schema: Schema, split: str, numbers: Array, firs
     rule = schema.negatives
     assert rule is not None
     label = schema.label(rule.of)
-    values, known = label_values(
-        column_of(frame, label.column or label.name, f"label {rule.of!r}"), label, first
-    )
+    values, known = label_values(column_of(frame, label.column or label.name, f"label {rule.of!r}"), label)
     positive = known & (values > 0)
     if rule.keep is None:
-        rates = _rates(frame, rule, first)
+        rates = _rates(frame, rule, numbers)
         wrong = positive & (rates < 1)
         if rule.correct == "logit" and wrong.any():
             row = int(wrong.argmax())
             raise ValueError(
                 f"sampling_rate {rule.sampling_rate!r} must be 1 where {rule.of!r} is positive, for correct: logit, got {rates[row]:g} in "
-                f"row {first + row} of split {split!r}; take correct: weights"
+                f"row {numbers[row]} of split {split!r}; take correct: weights"
             )
         return frame.with_columns(pl.Series(RATE, rates))
     if split != "train":
@@ -54,7 +51,7 @@ def sample(frame: pl.DataFrame, schema: Schema, split: str, numbers: Array, firs
     return frame.filter(pl.Series(positive | (uniform(keys, rule.seed) < rule.keep)))
 
 
-def _rates(frame: pl.DataFrame, rule: Negatives, first: int) -> Array:
+def _rates(frame: pl.DataFrame, rule: Negatives, numbers: Array) -> Array:
     series = column_of(frame, rule.sampling_rate or "", "sampling_rate")
     if not series.dtype.is_numeric():
         raise ValueError(f"sampling_rate {rule.sampling_rate!r} must hold numbers, got {series.dtype}")
@@ -63,7 +60,7 @@ def _rates(frame: pl.DataFrame, rule: Negatives, first: int) -> Array:
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"sampling_rate {rule.sampling_rate!r} must lie in (0, 1] in every row, got {rates[row]:g} in row {first + row} and "
+            f"sampling_rate {rule.sampling_rate!r} must lie in (0, 1] in every row, got {rates[row]:g} in row {numbers[row]} and "
             f"{int(wrong.sum()) - 1} more"
         )
     return rates
@@ -76,7 +73,7 @@ class Rate:
         self.schema, self.rule = schema, schema.negatives
         self.found: float | None = None if self.rule is None else self.rule.keep
 
-    def check(self, frame: pl.DataFrame, first: int = 0) -> None:
+    def check(self, frame: pl.DataFrame, numbers: Array) -> None:
         """Look at training rows from `sample`; ValueError for a negative of another rate than those before."""
         rule = self.rule
         if rule is None or rule.correct != "logit" or rule.keep is not None:
@@ -92,7 +89,7 @@ class Rate:
             row = int(wrong.argmax())
             raise ValueError(
                 f"sampling_rate {rule.sampling_rate!r} must be the same in every negative row of {rule.of!r}, for correct: logit, got "
-                f"{self.found:g} and {rates[row]:g} in row {first + row}; take correct: weights"
+                f"{self.found:g} and {rates[row]:g} in row {numbers[row]}; take correct: weights"
             )
 
     def sampling(self) -> dict[str, float]:

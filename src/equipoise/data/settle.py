@@ -63,9 +63,9 @@ class Settled:
             numbers = first + np.arange(frame.height)
             frame, numbers = self._labelled(split, frame, numbers, counters, first)
             if self.schema.negatives is not None:
-                frame = sample(frame, self.schema, split, numbers, first)
+                frame = sample(frame, self.schema, split, numbers)
                 if split == "train":
-                    self.rate.check(frame, first)
+                    self.rate.check(frame, numbers)  # a column of rates leaves every row, so they match
             kept[split] = kept.get(split, 0) + frame.height
             yield split, frame
         if self.delays is None:
