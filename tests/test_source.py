@@ -241,3 +241,39 @@ def test_whole_numbers_beyond_64_bits_are_text(tmp_path):
     (tmp_path / "t.csv").write_text("item_id,click,n\n" + "\n".join(lines) + "\n")
     log = prepare_table(tmp_path / "t.csv", tmp_path / "log", labels=["click"])[0]
     assert set(log.vocabulary("item_id")["value"]) == set(ids)
+
+
+@pytest.mark.parametrize("group", [3, 10, 16, 25, 400])
+def test_row_groups_of_any_size_give_the_same_chunks(tmp_path, monkeypatch, group):
+    for module in (parts, source):
+        monkeypatch.setattr(module, "CHUNK", 10)
+    rows = pl.DataFrame(
+        {
+            "a": pl.int_range(0, 97, eager=True),
+            "b": pl.Series([None if i % 7 == 0 else f"é{i}" for i in range(97)]),
+            "c": pl.Series([[i] * (i % 3) for i in range(97)]),
+        }
+    )
+    rows.write_parquet(tmp_path / "t.parquet", row_group_size=group)
+    table = open_source(tmp_path / "t.parquet", room=tmp_path)
+    part = table.parts[0]
+    assert part._small == (group <= 20)
+    assert pl.concat(table.chunks()).equals(rows)
+    assert [c.height for c in table.chunks(["b", "a"])] == [10] * 9 + [7]
+    assert pl.concat(table.chunks(["b", "a"])).equals(rows.select("b", "a"))
+    assert all(frame.height <= max(10, group) for frame in part.frames(None))
+    assert table.head(12).equals(rows.head(12))
+
+
+@pytest.mark.parametrize("group", [10, 400])
+def test_a_parquet_file_damaged_in_the_middle_is_a_clean_error(tmp_path, monkeypatch, group):
+    monkeypatch.setattr(parts, "CHUNK", 10)
+    path = tmp_path / "t.parquet"
+    pl.DataFrame({"a": np.random.default_rng(0).random(400)}).write_parquet(path, row_group_size=group)
+    content = bytearray(path.read_bytes())
+    content[200:1500] = bytes(1300)
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"t.parquet' cannot be read to its end, it may be cut off or damaged"
+    ):
+        list(open_source(path, room=tmp_path).chunks())
