@@ -2,7 +2,7 @@
 
 python benchmarks/fuzz.py --what schema --minutes 10 [--seed 0]
 
-`schema` mutates YAML and JSON (and prepares a table with what is still a schema), `csv` the bytes of a table, `log` a prepared log's manifest,
+`schema` mutates YAML and JSON (and prepares a table with what is still a schema), `csv` and `parquet` the bytes of a table, `log` a prepared log's manifest,
 arrays and tables, with sizes and checksums made right again in half of the cases. Prints {what, runs, fine, error, crash} as JSON. A crash is anything
 but a ValueError or OSError with a message: its seed, traceback and saved input are printed, and the exit status is 1. `--only SEED` runs one again.
 """
@@ -202,10 +202,26 @@ def fuzz_schema(r: random.Random, place: Path, _: Path) -> None:
 
 
 def fuzz_csv(r: random.Random, place: Path, _: Path) -> None:
-    """Prepare a damaged table, with a schema or one inferred."""
+    """Prepare a damaged CSV, with a schema or one inferred."""
     file = place / r.choice(["t.csv", "t.csv", "t.tsv"])
     raw = table().write_csv(separator="\t" if file.suffix == ".tsv" else ",").encode()
     file.write_bytes(mutate_bytes(raw, r, r.choice([1, 1, 2, 5])))
+    prepare_damaged(file, r, place)
+
+
+def fuzz_parquet(r: random.Random, place: Path, _: Path) -> None:
+    """As `fuzz_csv`, of a Parquet file; half of the damage lies in its footer."""
+    file = place / "t.parquet"
+    packed = r.choice(["zstd", "snappy", "uncompressed"])
+    table().write_parquet(file, row_group_size=r.choice([7, 60]), compression=packed)  # type: ignore[arg-type]
+    raw = file.read_bytes()
+    head = r.choice([0, len(raw) - r.randrange(len(raw))])
+    file.write_bytes(raw[:head] + mutate_bytes(raw[head:], r, r.choice([1, 1, 2, 5])))
+    prepare_damaged(file, r, place)
+
+
+def prepare_damaged(file: Path, r: random.Random, place: Path) -> None:
+    """Prepare and read a table, with a schema or one inferred."""
     if r.random() < 0.5:
         log, _ = prepare_table(file, place / "log", schema=Schema.read(SCHEMA), overwrite=True)
     else:
@@ -263,6 +279,7 @@ def fuzz_log(r: random.Random, place: Path, whole: Path) -> None:
 WHAT: dict[str, Callable[[random.Random, Path, Path], None]] = {
     "schema": fuzz_schema,
     "csv": fuzz_csv,
+    "parquet": fuzz_parquet,
     "log": fuzz_log,
 }
 
@@ -279,7 +296,7 @@ def outcome(what: str, seed: int, place: Path, whole: Path) -> str:
         kept = Path(tempfile.mkdtemp(prefix=f"fuzz-{what}-{seed}-"))
         shutil.copytree(place, kept, dirs_exist_ok=True)
         print(f"crash: --what {what} --only {seed}, input in {kept}", file=sys.stderr)
-        traceback.print_exc(limit=-4)
+        traceback.print_exc(limit=-9)
         return "crash"
     return "fine"
 
