@@ -65,11 +65,11 @@ class ParquetPart:
         try:
             with pa.parquet.ParquetFile(path) as file:
                 self._count = file.metadata.num_rows
-                fields = file.schema_arrow
+                fields, names = file.schema_arrow, file.schema_arrow.names
+            check_names(names, name)
             self.types = dict(pl.Schema(fields))
         except (*DAMAGE, OSError) as error:
             raise self._damaged(error) from error
-        check_names(fields.names, name)
         self.columns = list(self.types)
 
     def head(self, rows: int) -> pl.DataFrame:
