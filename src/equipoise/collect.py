@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,10 @@ from equipoise.gradients import (
     gradients,
     sum_of_squares,
     sum_weighted,
+    zero_unless,
 )
 from equipoise.layout import Layout
+from equipoise.transfer import Waiting
 
 
 @dataclass
@@ -102,20 +105,30 @@ def _each(checked: CheckedLosses, parameters: Sequence[Tensor], keep_graph: bool
     }
 
 
-def collect_near(
-    collected: Collected, layout: Layout, checked: CheckedLosses, near: Sequence[Tensor], what: str
-) -> dict[str, list[Tensor]]:
-    """Run one `autograd.grad` a task down to `near`, not further; return {task: its gradients there}.
+class Near(NamedTuple):
+    """The tasks' gradients near the losses, and whether they are any.
 
-    `near` is the shared representation, or the parameters of a sketch. The tasks' own gradients are collected; those of the shared
-    parameters are left to `collect_weighted`. A task whose gradients are exactly 0 there, or not finite, is left out; the latter is
-    noted.
+    `rows` and `own`: {task: gradients}, at what was asked for (zeros where the loss does not reach) and of the own
+    parameters. `numbers`: [P, 2], loss plus sum of squares, and count of entries of the rows that are not 0.
+    """
+
+    rows: dict[str, list[Tensor]]
+    own: dict[str, Gradients]
+    numbers: Waiting
+
+
+def collect_near(layout: Layout, checked: CheckedLosses, near: Sequence[Tensor], what: str) -> Near:
+    """Run one `autograd.grad` a task down to `near`, not further, and into the own parameters. Nothing is read.
+
+    `near` is the shared representation, or the parameters of a sketch. The gradients of the shared parameters are left to
+    `collect_weighted`.
 
     Raises:
         ValueError: a loss whose graph does not reach any of `near`.
     """
     rows: dict[str, list[Tensor]] = {}
-    nothing: Gradients = [None] * len(layout.shared or ())
+    owns: dict[str, Gradients] = {}
+    numbers = []
     for name, loss in checked.values.items():
         found = gradients(loss, [*near, *layout.pick(layout.own())], scale=checked.scale)
         there, own = found[: len(near)], found[len(near) :]
@@ -125,14 +138,36 @@ def collect_near(
                 "`representation`, or gram=[...] with parameters that every task reaches"
             )
         layout.check_rows(layout.own(), own)
-        squares = loss.detach() + sum_of_squares(there, loss.detach()) + sum_of_squares(own, loss.detach())
-        if not math.isfinite(float(squares)):  # synchronises
+        like = loss.detach()
+        squares = like + sum_of_squares(there, like) + sum_of_squares(own, like)
+        counts = [(g.values() if g.is_sparse else g).count_nonzero() for g in there if g is not None]
+        numbers.append(torch.stack([squares.double(), torch.stack(counts).sum().to(like.device).double()]))
+        rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
+        owns[name] = own
+    return Near(rows, owns, Waiting(torch.stack(numbers) if numbers else torch.zeros(0, 2)))
+
+
+def note_near(
+    collected: Collected, layout: Layout, checked: CheckedLosses, near: Near, read: bool
+) -> dict[str, list[Tensor]]:
+    """Collect the own gradients of the tasks that take part, in place, and return the rows of these.
+
+    A task whose rows are exactly 0, or not finite, is left out; the latter is noted.
+
+    Args:
+        read: synchronises, unless the numbers came with another transfer; without it all tasks take part.
+    """
+    nothing: Gradients = [None] * len(layout.shared or ())
+    numbers = near.numbers.read().tolist() if read else [(0.0, 1.0)] * len(near.rows)
+    found = {}
+    for (name, rows), (squares, count) in zip(near.rows.items(), numbers, strict=True):
+        if not math.isfinite(squares):
             collected.bad.add(name)
-        elif not all_zero(there):
-            rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
-            collected.note(name, nothing, own, checked)
+        elif count > 0:
+            found[name] = rows
+            collected.note(name, nothing, near.own[name], checked)
     layout.note_owners(collected.tasks)
-    return rows
+    return found
 
 
 def collect_weighted(
@@ -198,23 +233,30 @@ def expose(collected: Collected, layout: Layout, scale: Tensor) -> None:
         first.grad = torch.full_like(first, math.inf)
 
 
-def sort_tasks(collected: Collected, layout: Layout, max_task_norm: float | None) -> dict[str, TaskGradient]:
-    """Return the tasks that take part, in place bounded by `max_task_norm`; note the non-finite ones. Synchronises.
+def summary(tasks: Mapping[str, TaskGradient], like: Tensor) -> Waiting:
+    """Return what decides which tasks take part, [P, 4] float64 on the device of `like`, a row a task: its loss, the loss
+    in the dtype of `like`, and the sums of squares of its shared and own gradients. Nothing is read."""
+    numbers = []
+    for g in tasks.values():
+        loss = g.loss.to(like)
+        parts = torch.stack([loss, sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]).double()
+        numbers.append(torch.cat([g.loss.double().to(like.device).view(1), parts]))
+    return Waiting(torch.stack(numbers))
+
+
+def sort_tasks(collected: Collected, numbers: Tensor, max_task_norm: float | None) -> dict[str, TaskGradient]:
+    """Return the tasks that take part, in place bounded by `max_task_norm`; note the non-finite ones.
 
     A task is left out where its loss, its gradient or the gradient's sum of squares is not finite, or where all its
-    shared gradients are exactly 0 in value.
+    shared gradients are exactly 0 in value. Synchronises where a sum of squares is 0.
+
+    Args:
+        numbers: what `summary` says of the collected tasks, on the CPU.
     """
-    if not collected.tasks:
-        return {}
-    like = layout.shared_parameters()[0]
-    numbers = [
-        torch.stack([g.loss.to(like), sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]).double()
-        for g in collected.tasks.values()
-    ]
     present: dict[str, TaskGradient] = {}
-    for (name, g), (loss, of_shared, of_own) in zip(
-        collected.tasks.items(), torch.stack(numbers).tolist(), strict=True
-    ):  # one transfer
+    for (name, g), (_, loss, of_shared, of_own) in zip(
+        collected.tasks.items(), numbers.tolist(), strict=True
+    ):
         if not math.isfinite(loss + of_shared + of_own):
             collected.bad.add(name)
         elif of_shared > 0.0 or not all_zero(g.shared):
@@ -223,3 +265,44 @@ def sort_tasks(collected: Collected, layout: Layout, max_task_norm: float | None
             if max_task_norm is not None and norm > max_task_norm:
                 g.scale(max_task_norm / norm)
     return present
+
+
+def blank_tasks(tasks: Mapping[str, TaskGradient], layout: Layout, numbers: Tensor) -> dict[str, Tensor]:
+    """Put zeros in place of the shared and own gradients of tasks that are not finite, on the device: nothing is read.
+
+    An own parameter that several tasks reach gets zeros where any of them is not finite. In place.
+
+    Args:
+        numbers: what `summary` says of the tasks, on the device.
+
+    Returns:
+        {task: 0-dim bool on the device, whether it was finite}.
+    """
+    finite = numbers[:, 1:].sum(1).isfinite()
+    good = dict(zip(tasks, finite.unbind(), strict=True))
+    for name, task in tasks.items():
+        task.shared = [zero_unless(good[name], g) for g in task.shared]
+    every = finite.all()
+    for position, p in zip(layout.own(), layout.pick(layout.own()), strict=True):
+        if position in layout.owners:
+            p.grad = zero_unless(good.get(layout.owners[position], every), p.grad)
+    return good
+
+
+def blank_weighted(collected: Collected, layout: Layout) -> dict[str, Tensor]:
+    """Put zeros in place of the weighted gradient and all own ones unless all are finite, on the device: nothing is read.
+
+    Returns:
+        {task of the weighted gradient: 0-dim bool on the device, whether all was finite}. In place.
+    """
+    weighted, like = collected.weighted, layout.shared_parameters()[0]
+    assert weighted is not None
+    own = [p for i, p in zip(layout.own(), layout.pick(layout.own()), strict=True) if i in layout.owners]
+    known = collected.used - collected.bad  # what was read to be bad has been left out already
+    losses = [loss.to(like) for name, (loss, _) in collected.losses.items() if name in known]
+    squares = sum_of_squares([*weighted.shared, *(p.grad for p in own)], like)
+    good = torch.stack([squares, *losses]).isfinite().all()
+    weighted.shared = [zero_unless(good, g) for g in weighted.shared]
+    for p in own:
+        p.grad = zero_unless(good, p.grad)
+    return dict.fromkeys(collected.used, good)
