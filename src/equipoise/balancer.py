@@ -12,18 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise import joint, sketch, transfer
-from equipoise.collect import (
-    Collected,
-    blank_tasks,
-    blank_weighted,
-    collect_each,
-    collect_near,
-    collect_weighted,
-    expose,
-    note_near,
-    sort_tasks,
-    summary,
-)
+from equipoise.collect import Collected, collect_each, collect_near, collect_weighted, expose, note_near
 from equipoise.compiled import has_form
 from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
 from equipoise.gram import grams as make_grams
@@ -31,6 +20,7 @@ from equipoise.layout import Layout
 from equipoise.mixing import cross_gram, mix_gradients, mix_updates, sketch_rows
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
+from equipoise.presence import blank_tasks, blank_weighted, sort_tasks, step_if, summary
 from equipoise.record import Record, StationaryError, Tally
 from equipoise.tracks import Tracks
 from equipoise.transfer import Waiting
@@ -332,8 +322,8 @@ class Balancer:
     def _unread(self) -> bool:
         """Whether steps between solves read nothing: on a device, unless a non-finite task is to raise.
 
-        What is not finite is then zeros in place of it, which leaves momentum's own move, and counts in the record's totals
-        from the next step that reads.
+        Zeros then stand in place of what is not finite, which leaves momentum's own move (of a weighted step not even that where
+        torch's optimizer is fused), and it counts in the record's totals from the next step that reads.
         """
         device = self._layout.parameters[0].device
         return transfer.waits(device) and self.options.on_nonfinite == "leave_out"
@@ -513,6 +503,7 @@ class Balancer:
         if not self._exposed:
             self._refuse_nonfinite()
         collected, parameters = self._collected, self._layout.shared_parameters()
+        good: dict[str, Tensor] = {}
         if self._exposed and collected.bad:
             return self._skip()
         if collected.weighted is None:
@@ -529,7 +520,7 @@ class Balancer:
         if collected.weighted is not None:
             joint.set_gradient(parameters, joint.bounded(collected.weighted.shared, self.options.max_norm))
         for o in self._layout.optimizers:
-            o.step()
+            step_if(o, next(iter(good.values()))) if good else o.step()
         assert self._weighed is not None  # a weighted gradient has weights
         return self._record(self._weighed)
 

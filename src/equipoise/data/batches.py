@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.data.check import check_lengths
+from equipoise.transfer import waits
 
 BLOCK = 2**16
 """Rows that are read together; a multiple of 8, so that a validity bitmap is cut at whole bytes."""
@@ -61,6 +62,8 @@ class Batch:
         weight: float32 [B] sample weights, {task: float32 [B]} where tasks differ, or None. group: int64 [B] codes or None.
         truth: {task: float32 [B]} true probabilities of a simulated log, else {}.
         seen: {task: float32 [B]} share of events that are known by now (see `data/seen.py`), {} where no label has a correction.
+        counts: {task: sum of `weights_of`}, taken by `to` before the batch goes to a device, where reading them would wait; else {}.
+            `dataclasses.replace` drops them.
     """
 
     ids: Tensor
@@ -73,9 +76,17 @@ class Batch:
     group: Tensor | None = None
     truth: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def weights_of(self, task: str) -> Tensor:
+        """Return [B], the sample weight where the task's label is known, else 0."""
+        mask = self.masks[task]
+        if self.weight is None:
+            return mask.float()
+        return mask * (self.weight[task] if isinstance(self.weight, dict) else self.weight)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same on `device`."""
@@ -85,7 +96,11 @@ class Batch:
                 return {name: move(v) for name, v in value.items()}
             return value if value is None else value.to(device)
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved = replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
+        moved.counts = self.counts
+        if waits(torch.device(device)) and not waits(self.row.device):
+            moved.counts = {task: float(self.weights_of(task).sum()) for task in self.masks}
+        return moved
 
     def part(self, start: int, stop: int) -> Batch:
         """Return rows start .. stop - 1 as a batch; views, not copies.
@@ -103,7 +118,7 @@ class Batch:
                 return value.part(start, stop)
             return value if value is None else value[start:stop]
 
-        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self) if f.init})
 
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -327,4 +342,4 @@ def _concatenate(parts: list[Batch]) -> Batch:
             return Ragged(torch.cat([v.values for v in values]), offsets, weights)
         return torch.cat(values)
 
-    return Batch(**{f.name: join([getattr(p, f.name) for p in parts]) for f in fields(Batch)})
+    return Batch(**{f.name: join([getattr(p, f.name) for p in parts]) for f in fields(Batch) if f.init})
