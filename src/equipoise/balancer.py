@@ -62,7 +62,9 @@ class Balancer:
             method's own.
         on_stationary: "damp" (solve M + delta diag M, delta in `equipoise.solve.DAMPING`), "skip" (shared
             parameters and state stay, own ones step) or "raise" (StationaryError, nothing written).
-        on_nonfinite: "leave_out" (the task is left out of the step, its own parameters too, and counted) or "raise".
+        on_nonfinite: "leave_out" (the task is left out of the step, its own parameters too, and counted) or "raise". Steps
+            between solves on a GPU read nothing under "leave_out": zeros stand for what is not finite, and the count comes with the next
+            solve (docs/performance.md).
         compile: where updates are mixed, pass over parameters of 131,072 entries and more with compiled functions: equal to the
             eager ones to rounding, faster, and without memory for the updates. On the CPU in float32, for Adam, AdamW (without
             amsgrad), Adagrad and SGD; it needs a C++ compiler and some seconds at the second step.
