@@ -20,7 +20,7 @@ from equipoise.layout import Layout
 from equipoise.mixing import cross_gram, mix_gradients, mix_updates, sketch_rows
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
-from equipoise.presence import blank_tasks, blank_weighted, sort_tasks, step_if, summary
+from equipoise.presence import blank_tasks, blank_weighted, losses_of, sort_tasks, step_if, summary
 from equipoise.record import Record, StationaryError, Tally
 from equipoise.tracks import Tracks
 from equipoise.transfer import Waiting
@@ -261,9 +261,9 @@ class Balancer:
         due = weighs and self._weigher.must_solve(names) and not self.method.any_level
         finite, found = dict.fromkeys(names, True), torch.zeros(len(names), dtype=torch.float64)
         if names and (due or not self._unread):
-            both = torch.stack([loss.detach().double() for loss in checked.values.values()])
-            found = transfer.to_host([both], self._tally.waiting())[0]
-            finite = dict(zip(names, found.isfinite().tolist(), strict=True))
+            each = torch.stack([loss.detach().double() for loss in checked.values.values()])
+            found = transfer.to_host([each], self._tally.waiting())[0]
+            finite = {name: math.isfinite(v) for name, v in zip(names, found.tolist(), strict=True)}
         collected.bad.update(name for name, good in finite.items() if not good)
         kept = self._weigher.kept if self.options.level != "losses" else finite
         tasks = [name for name, good in finite.items() if good and name in kept]
@@ -420,8 +420,7 @@ class Balancer:
                 self._refuse_nonfinite()
             if numbers is None or not present or (self._exposed and collected.bad):
                 return self._skip()
-            losses = dict(zip(tasks, numbers.read()[:, 0].tolist(), strict=True))
-            self._tracks.replace(present, losses, self._weigher.steps + 1)
+            self._tracks.replace(present, self._losses(present, numbers), self._weigher.steps + 1)
             weighed = self._mix(present, numbers)
         if len(present) < len(collected.tasks) or options.max_task_norm is not None:
             layout.put_own(present)
@@ -476,8 +475,14 @@ class Balancer:
         found = grams(kinds, [numbers, *self._tally.waiting()]) if kinds else {}
         if assumed and len(sort_tasks(collected, numbers.read(), None)) < len(tasks):
             return nothing("left_out")
-        at = [k for k, name in enumerate(collected.tasks) if name in present]
-        return self._decide(tasks, numbers.read()[at, 0], found, mixed, extras)
+        return self._decide(tasks, self._losses(present, numbers), found, mixed, extras)
+
+    def _losses(self, present: Mapping[str, TaskGradient], numbers: Waiting) -> Tensor:
+        """Return the losses [P] of the present tasks, float64, on the CPU."""
+        losses = losses_of(numbers.read())
+        if len(present) == len(losses):
+            return losses
+        return losses[[name in present for name in self._collected.tasks]]
 
     def _decide(
         self,

@@ -14,6 +14,7 @@ from equipoise.gradients import (
     CheckedLosses,
     Gradients,
     TaskGradient,
+    all_zero,
     gradients,
     sum_of_squares,
     sum_weighted,
@@ -107,7 +108,7 @@ class Near(NamedTuple):
     """The tasks' gradients near the losses, and whether they are any.
 
     `rows` and `own`: {task: gradients}, at what was asked for (zeros where the loss does not reach) and of the own
-    parameters. `numbers`: [P, 2], loss plus sum of squares, and count of entries of the rows that are not 0.
+    parameters. `numbers`: [P, 2], the rows' sum of squares, and the loss plus those of rows and own gradients.
     """
 
     rows: dict[str, list[Tensor]]
@@ -137,12 +138,13 @@ def collect_near(layout: Layout, checked: CheckedLosses, near: Sequence[Tensor],
             )
         layout.check_rows(layout.own(), own)
         like = loss.detach()
-        squares = like + sum_of_squares(there, like) + sum_of_squares(own, like)
-        counts = [(g.values() if g.is_sparse else g).count_nonzero() for g in there if g is not None]
-        numbers.append(torch.stack([squares.double(), torch.stack(counts).sum().to(like.device).double()]))
+        squares = sum_of_squares(there, like)
+        numbers += [squares.double(), (like + squares + sum_of_squares(own, like)).double()]
         rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
         owns[name] = own
-    return Near(rows, owns, Waiting(torch.stack(numbers) if numbers else torch.zeros(0, 2)))
+    device = numbers[0].device if numbers else None
+    stacked = torch.stack([n.to(device) for n in numbers]) if numbers else torch.zeros(0)
+    return Near(rows, owns, Waiting(stacked.view(-1, 2)))
 
 
 def note_near(
@@ -156,12 +158,12 @@ def note_near(
         read: synchronises, unless the numbers came with another transfer; without it all tasks take part.
     """
     nothing: Gradients = [None] * len(layout.shared or ())
-    numbers = near.numbers.read().tolist() if read else [(0.0, 1.0)] * len(near.rows)
+    numbers = near.numbers.read().tolist() if read else [(1.0, 0.0)] * len(near.rows)
     found = {}
-    for (name, rows), (squares, count) in zip(near.rows.items(), numbers, strict=True):
-        if not math.isfinite(squares):
+    for (name, rows), (squares, total) in zip(near.rows.items(), numbers, strict=True):
+        if not math.isfinite(total):
             collected.bad.add(name)
-        elif count > 0:
+        elif squares > 0.0 or not all_zero(rows):
             found[name] = rows
             collected.note(name, nothing, near.own[name], checked)
     layout.note_owners(collected.tasks)

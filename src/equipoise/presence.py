@@ -15,14 +15,26 @@ from equipoise.transfer import Waiting
 
 
 def summary(tasks: Mapping[str, TaskGradient], like: Tensor) -> Waiting:
-    """Return what decides which tasks take part, [P, 4] float64 on the device of `like`, a row a task: its loss, the loss
-    in the dtype of `like`, and the sums of squares of its shared and own gradients. Nothing is read."""
-    numbers = []
-    for g in tasks.values():
-        loss = g.loss.to(like)
-        parts = torch.stack([loss, sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]).double()
-        numbers.append(torch.cat([g.loss.double().to(like.device).view(1), parts]))
-    return Waiting(torch.stack(numbers))
+    """Return what decides which tasks take part, [P, 3] float64 on the device of `like`, a row a task; nothing is read.
+
+    The columns are its loss in the dtype of `like`, and the sums of squares of its shared and own gradients; where losses have
+    another dtype they follow as they are in a fourth.
+    """
+    numbers = [
+        n
+        for g in tasks.values()
+        for n in (g.loss.to(like), sum_of_squares(g.shared, like), sum_of_squares(g.own, like))
+    ]
+    rows = torch.stack(numbers).double().view(len(tasks), 3)
+    if all(g.loss.dtype == like.dtype for g in tasks.values()):
+        return Waiting(rows)
+    exact = torch.stack([g.loss.double().to(like.device) for g in tasks.values()])
+    return Waiting(torch.cat([rows, exact[:, None]], 1))
+
+
+def losses_of(numbers: Tensor) -> Tensor:
+    """Return the losses [P] of a summary, on the CPU."""
+    return numbers[:, 3 if numbers.shape[1] > 3 else 0]
 
 
 def sort_tasks(collected: Collected, numbers: Tensor, max_task_norm: float | None) -> dict[str, TaskGradient]:
@@ -35,8 +47,8 @@ def sort_tasks(collected: Collected, numbers: Tensor, max_task_norm: float | Non
         numbers: what `summary` says of the collected tasks, on the CPU.
     """
     present: dict[str, TaskGradient] = {}
-    for (name, g), (_, loss, of_shared, of_own) in zip(
-        collected.tasks.items(), numbers.tolist(), strict=True
+    for (name, g), (loss, of_shared, of_own) in zip(
+        collected.tasks.items(), numbers[:, :3].tolist(), strict=True
     ):
         if not math.isfinite(loss + of_shared + of_own):
             collected.bad.add(name)
@@ -59,7 +71,7 @@ def blank_tasks(tasks: Mapping[str, TaskGradient], layout: Layout, numbers: Tens
     Returns:
         {task: 0-dim bool on the device, whether it was finite}.
     """
-    finite = numbers[:, 1:].sum(1).isfinite()
+    finite = numbers[:, :3].sum(1).isfinite()
     good = dict(zip(tasks, finite.unbind(), strict=True))
     for name, task in tasks.items():
         task.shared = [zero_unless(good[name], g) for g in task.shared]

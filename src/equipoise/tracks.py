@@ -29,20 +29,20 @@ class Tracks:
         self.rows: Held = {}
         self.squares: Held = {}
 
-    def replace(self, present: Mapping[str, TaskGradient], losses: Mapping[str, float], step: int) -> None:
+    def replace(self, present: Mapping[str, TaskGradient], losses: Tensor, step: int) -> None:
         """Replace each present task's shared gradient by its tracked row, in place, where the method tracks rows.
 
         Args:
-            losses: {task: loss}. step: number of the step, from 1.
+            losses: [P], on the CPU. step: number of the step, from 1.
         """
         if not hasattr(self.method, "track"):
             return
-        for name, task in present.items():
+        for (name, task), loss in zip(present.items(), losses.tolist(), strict=True):
             held = self.rows.setdefault(name, {})
             for at, (position, p) in enumerate(
                 zip(self.layout.shared or (), self.layout.shared_parameters(), strict=True)
             ):
-                row = self.method.track(held.get(position), dense(task.shared[at], p), losses[name], step)
+                row = self.method.track(held.get(position), dense(task.shared[at], p), loss, step)
                 held[position] = task.shared[at] = row
 
     def excess(self, present: Mapping[str, TaskGradient]) -> Tensor:
