@@ -218,7 +218,7 @@ def test_a_fused_optimizer_skips_a_weighted_step_that_is_not_finite(pretend):
 
 
 def test_counts_of_labels_come_with_the_batch(monkeypatch):
-    """Known before the batch goes to a device; `replace` drops them, as its masks may be others."""
+    """Known before the batch goes to a device; a batch made of its fields drops them, as its masks may be others."""
     schema = Schema(features=(Numerical(name="x"),), labels=(Label(name="click"), Label(name="buy")))
     masks = {"click": torch.tensor([True, True, False]), "buy": torch.zeros(3, dtype=torch.bool)}
     labels = {name: torch.ones(3) for name in masks}
@@ -230,8 +230,10 @@ def test_counts_of_labels_come_with_the_batch(monkeypatch):
     monkeypatch.setattr("equipoise.data.batches.waits", lambda device: device.type == "meta")
     moved_ = batch.to("meta")
     assert moved_.counts == {"click": 2.5, "buy": 0.0} == expected.counts
-    assert replace(moved_, masks=masks).counts == {} == moved_.part(0, 2).counts
-    batch.counts = moved_.counts
+    assert (
+        replace(moved_, masks=masks).counts == {} == Batch(**vars(moved_)).counts == moved_.part(0, 2).counts
+    )
+    batch._counts = moved_.counts
     with waiting([*outputs.values(), *masks.values(), *labels.values(), weight]) as reads:
         found = task_losses(outputs, batch, schema)
     assert not reads

@@ -48,8 +48,21 @@ class Ragged:
         return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first, weights)
 
 
+class _Counted:
+    """Counts of labels that `Batch.to` knows, in a slot: no field, so that a batch made of another's fields, with other masks, is
+    not taken to have them."""
+
+    __slots__ = ("_counts",)
+    _counts: dict[str, float]
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """{task: sum of `weights_of`}, taken before the batch went to a device, where reading them would wait; else {}."""
+        return getattr(self, "_counts", {})
+
+
 @dataclass
-class Batch:
+class Batch(_Counted):
     """B rows of a log.
 
     Attributes:
@@ -62,8 +75,6 @@ class Batch:
         weight: float32 [B] sample weights, {task: float32 [B]} where tasks differ, or None. group: int64 [B] codes or None.
         truth: {task: float32 [B]} true probabilities of a simulated log, else {}.
         seen: {task: float32 [B]} share of events that are known by now (see `data/seen.py`), {} where no label has a correction.
-        counts: {task: sum of `weights_of`}, taken by `to` before the batch goes to a device, where reading them would wait; else {}.
-            `dataclasses.replace` drops them.
     """
 
     ids: Tensor
@@ -76,7 +87,6 @@ class Batch:
     group: Tensor | None = None
     truth: dict[str, Tensor] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, float] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -96,10 +106,10 @@ class Batch:
                 return {name: move(v) for name, v in value.items()}
             return value if value is None else value.to(device)
 
-        moved = replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self) if f.init})
-        moved.counts = self.counts
+        moved = replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved._counts = self.counts
         if waits(torch.device(device)) and not waits(self.row.device):
-            moved.counts = {task: float(self.weights_of(task).sum()) for task in self.masks}
+            moved._counts = {task: float(self.weights_of(task).sum()) for task in self.masks}
         return moved
 
     def part(self, start: int, stop: int) -> Batch:
@@ -118,7 +128,7 @@ class Batch:
                 return value.part(start, stop)
             return value if value is None else value[start:stop]
 
-        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self) if f.init})
+        return replace(self, **{f.name: cut(getattr(self, f.name)) for f in fields(self)})
 
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -342,4 +352,4 @@ def _concatenate(parts: list[Batch]) -> Batch:
             return Ragged(torch.cat([v.values for v in values]), offsets, weights)
         return torch.cat(values)
 
-    return Batch(**{f.name: join([getattr(p, f.name) for p in parts]) for f in fields(Batch) if f.init})
+    return Batch(**{f.name: join([getattr(p, f.name) for p in parts]) for f in fields(Batch)})
