@@ -29,18 +29,18 @@ class Model(nn.Module):
         self.towers = nn.ModuleList(nn.Linear(8, 1) for _ in range(3))
 
     def losses(self, seed, factor=1.0):
-        g = torch.Generator().manual_seed(seed)
-        h = self.trunk(torch.randn(16, 5, generator=g))
+        g, device = torch.Generator().manual_seed(seed), self.trunk[0].weight.device
+        h = self.trunk(torch.randn(16, 5, generator=g).to(device))
         found = {
-            str(t): (tower(h).squeeze(-1) - torch.randn(16, generator=g)).square().mean()
+            str(t): (tower(h).squeeze(-1) - torch.randn(16, generator=g).to(device)).square().mean()
             * (factor if t == 1 else 1.0)
             for t, tower in enumerate(self.towers)
         }
         return eq.Losses(found, dict.fromkeys(found, 1.0), h)
 
 
-def made(method, options):
-    model = Model()
+def made(method, options, device="cpu"):
+    model = Model().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     balancer = eq.Balancer(optimizer, method, shared=model.trunk.parameters(), **options)
     return model, balancer
@@ -50,8 +50,8 @@ def closure(balancer, model, seed):
     return (lambda: model.losses(seed),) if hasattr(balancer.method, "observe") else ()
 
 
-def run(method, options, scaler, steps=4, batches=1):
-    model, balancer = made(method, options)
+def run(method, options, scaler, steps=4, batches=1, device="cpu"):
+    model, balancer = made(method, options, device)
     for seed in range(steps):
         for batch in range(2 if "cross" in balancer.method.needs else batches):
             balancer.backward(model.losses(10 * seed + batch), scaler=scaler)

@@ -11,24 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equipoise import joint, sketch
-from equipoise.collect import (
-    Collected,
-    collect_each,
-    collect_near,
-    collect_weighted,
-    expose,
-    sort_tasks,
-)
+from equipoise import joint, sketch, transfer
+from equipoise.collect import Collected, collect_each, collect_near, collect_weighted, expose, note_near
 from equipoise.compiled import has_form
 from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
-from equipoise.gram import gram as make_gram
+from equipoise.gram import grams as make_grams
 from equipoise.layout import Layout
 from equipoise.mixing import cross_gram, mix_gradients, mix_updates, sketch_rows
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
+from equipoise.presence import blank_tasks, blank_weighted, losses_of, sort_tasks, step_if, summary
 from equipoise.record import Record, StationaryError, Tally
 from equipoise.tracks import Tracks
+from equipoise.transfer import Waiting
 from equipoise.updates.clippy import Clippy
 from equipoise.weighing import Grams, Weighed, Weigher, constant, nothing
 
@@ -67,7 +62,9 @@ class Balancer:
             method's own.
         on_stationary: "damp" (solve M + delta diag M, delta in `equipoise.solve.DAMPING`), "skip" (shared
             parameters and state stay, own ones step) or "raise" (StationaryError, nothing written).
-        on_nonfinite: "leave_out" (the task is left out of the step, its own parameters too, and counted) or "raise".
+        on_nonfinite: "leave_out" (the task is left out of the step, its own parameters too, and counted) or "raise". Steps
+            between solves on a GPU read nothing under "leave_out": zeros stand for what is not finite, and the count comes with the next
+            solve (docs/performance.md).
         compile: where updates are mixed, pass over parameters of 131,072 entries and more with compiled functions: equal to the
             eager ones to rounding, faster, and without memory for the updates. On the CPU in float32, for Adam, AdamW (without
             amsgrad), Adagrad and SGD; it needs a C++ compiler and some seconds at the second step.
@@ -243,44 +240,95 @@ class Balancer:
         # between solves a sketch is not looked at, unless the towers are to have their own exact gradients
         of_rows = nearby and (options.between == "exact" or self._weigher.must_solve(checked.values))
         of_rows = of_rows or (nearby and not self._layout.seen.issuperset(checked.values))
-        rows: dict[str, list[list[Tensor]]] = {}
         if of_rows:
-            if self._layout.shared is None:
-                self._layout.discover(checked.values, len(self._weigher.tasks))
-            if options.gram == "sketch":
-                near: list[Tensor] = self._sketched(checked)
-                found = collect_near(collected, self._layout, checked, near, "sketch's parameters")
-                rows = sketch_rows(self._layout, options, self._sketch or (), list(found.values()))
-            else:
-                if representation is None:
-                    raise ValueError(
-                        "representation must be given at level='representation', got None; pass "
-                        "backward(losses, representation=...), the tensor that every tower reads"
-                    )
-                found = collect_near(collected, self._layout, checked, [representation], "representation")
-                rows = {"representation": list(found.values())}
-            tasks = list(found)
-            self._layout.put_own(collected.tasks)
+            tasks = self._weigh_near(checked, representation)
         else:
-            finite = {
-                name: bool(torch.isfinite(loss)) for name, loss in checked.values.items()
-            }  # synchronises
-            collected.bad.update(name for name, good in finite.items() if not good)
-            kept = self._weigher.kept if options.level != "losses" else finite
-            tasks = [name for name, good in finite.items() if good and name in kept]
-        if any(self._weighed is None or name not in self._weighed.tasks for name in tasks):
-            losses = torch.stack([checked.values[name].detach().double() for name in tasks]).cpu()
-            self._weighed = self._decide(
-                tasks,
-                losses,
-                lambda kinds: {kind: [make_gram(rows[kind])] for kind in kinds},
-                options.level if of_rows else None,
-            )
+            tasks = self._weigh_losses(checked)
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
             collect_weighted(
                 collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows, keep_graph
             )
+
+    def _weighs(self, tasks: Iterable[str]) -> bool:
+        """Whether this backward decides the weights: the first, or one with a task that the first had not."""
+        return any(self._weighed is None or name not in self._weighed.tasks for name in tasks)
+
+    def _weigh_losses(self, checked: CheckedLosses) -> list[str]:
+        """Return the tasks that take part, with weights kept or made of the losses. Reads these, but see `_unread`."""
+        names, collected = list(checked.values), self._collected
+        weighs = self._weighs(names)
+        due = weighs and self._weigher.must_solve(names) and not self.method.any_level
+        finite, found = dict.fromkeys(names, True), torch.zeros(len(names), dtype=torch.float64)
+        if names and (due or not self._unread):
+            each = torch.stack([loss.detach().double() for loss in checked.values.values()])
+            found = transfer.to_host([each], self._tally.waiting())[0]
+            finite = {name: math.isfinite(v) for name, v in zip(names, found.tolist(), strict=True)}
+        collected.bad.update(name for name, good in finite.items() if not good)
+        kept = self._weigher.kept if self.options.level != "losses" else finite
+        tasks = [name for name, good in finite.items() if good and name in kept]
+        if self._weighs(tasks):
+            losses = found[[names.index(name) for name in tasks]]
+            self._weighed = self._decide(tasks, losses, {}, None)
+        return tasks
+
+    def _weigh_near(self, checked: CheckedLosses, representation: Tensor | None) -> list[str]:
+        """Return the tasks that take part, with weights kept or made of the gradients near the losses."""
+        layout, options = self._layout, self.options
+        if layout.shared is None:
+            layout.discover(checked.values, len(self._weigher.tasks))
+        if options.gram == "sketch":
+            near, what = self._sketched(checked), "sketch's parameters"
+        elif representation is None:
+            raise ValueError(
+                "representation must be given at level='representation', got None; pass "
+                "backward(losses, representation=...), the tensor that every tower reads"
+            )
+        else:
+            near, what = [representation], "representation"
+        seen = collect_near(layout, checked, near, what)
+        each = [loss.detach().double() for loss in checked.values.values()]
+        losses = Waiting(torch.stack(each) if each else torch.zeros(0))
+        along = [seen.numbers, losses, *self._tally.waiting()]
+        due = self._weighs(seen.rows) and self._weigher.must_solve(seen.rows)
+        found: dict[str, list[Tensor]] | None = None
+        if due and transfer.waits(near[0].device):
+            found = self._near_grams(seen.rows, along)  # as if all took part: one transfer if they do
+        read = due or not self._unread
+        if read and seen.numbers.found is None:
+            transfer.to_host([], along)
+        rows = note_near(self._collected, layout, checked, seen, read)
+        tasks = list(rows)
+        layout.put_own(self._collected.tasks)
+        if self._weighs(tasks):
+            if found is None or len(rows) < len(seen.rows):
+                found = self._near_grams(rows, [])
+            at = [k for k, name in enumerate(seen.rows) if name in rows]
+            known = losses.read()[at] if read else torch.zeros(len(at), dtype=torch.float64)
+            self._weighed = self._decide(tasks, known, found, options.level)
+        return tasks
+
+    def _near_grams(
+        self, rows: Mapping[str, list[Tensor]], along: Sequence[Waiting]
+    ) -> dict[str, list[Tensor]]:
+        """Return {kind: [Gram matrix]} of a solve's kinds of rows near the losses, {} where none is due. One transfer."""
+        if not self._weigher.must_solve(rows) or (len(rows) == 1 and self.options.scale != "raw"):
+            return {}
+        made = {"representation": list(rows.values())}
+        if self.options.gram == "sketch":
+            made = sketch_rows(self._layout, self.options, self._sketch or (), list(rows.values()))
+        kinds = self._weigher.kinds(self.options.level)
+        return {kind: [m] for kind, m in zip(kinds, make_grams([made[k] for k in kinds], along), strict=True)}
+
+    @property
+    def _unread(self) -> bool:
+        """Whether steps between solves read nothing: on a device, unless a non-finite task is to raise.
+
+        Zeros then stand in place of what is not finite, which leaves momentum's own move (of a weighted step not even that where
+        torch's optimizer is fused), and it counts in the record's totals from the next step that reads.
+        """
+        device = self._layout.parameters[0].device
+        return transfer.waits(device) and self.options.on_nonfinite == "leave_out"
 
     def _sketched(self, checked: CheckedLosses) -> list[Tensor]:
         """Return the parameters of the sketch, found at the first solve."""
@@ -348,51 +396,99 @@ class Balancer:
             collected.bad.update(collected.used or collected.tasks)
 
     def _step_each(self) -> Record:
-        """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest."""
+        """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest.
+
+        On a device all tasks are taken to be present: whether they are is read with the Gram matrix, and if they are not the
+        step begins again with those that are (nothing has been written). Between solves nothing is read, see `_unread`.
+        """
         options, layout, collected = self.options, self._layout, self._collected
-        ordered = {name: collected.tasks[name] for name in self._weigher.tasks if name in collected.tasks}
-        collected.tasks = ordered
-        present = sort_tasks(collected, layout, options.max_task_norm)
-        if not self._exposed:
-            self._refuse_nonfinite()
-        if not present or (self._exposed and collected.bad):
-            return self._skip()
-        self._tracks.replace(present, self._weigher.steps + 1)
-        one = len(present) == 1 and options.scale != "raw"
-        plain = one and options.clip is None and options.max_norm is None
-        combine = self._weigher.combine if hasattr(self.method, "combine") else None
-
-        def weigh(grams: Grams, mixed: str) -> Weighed:
-            return self._weigh(present, grams, mixed, one)
-
-        if options.mixes_updates and not (plain and (self._moments is None or len(self._weigher.tasks) == 1)):
-            weighed = mix_updates(layout, options, present, self._moments, weigh, combine)
-        else:
-            weighed = mix_gradients(layout, options, present, weigh, combine)
+        tasks = {name: collected.tasks[name] for name in self._weigher.tasks if name in collected.tasks}
+        collected.tasks = present = tasks
+        numbers = summary(tasks, layout.shared_parameters()[0]) if tasks else None
+        weighed = None
+        if numbers is not None and self._assumes(tasks):
+            if not self._weigher.must_solve(tasks):
+                good = blank_tasks(tasks, layout, numbers.value)
+                self._tally.count_late(self._weigher.tasks, good)
+            weighed = self._mix(tasks, numbers)
+        if weighed is None or weighed.status == "left_out":
+            if numbers is not None:
+                if numbers.found is None:
+                    transfer.to_host([], [numbers, *self._tally.waiting()])
+                present = sort_tasks(collected, numbers.read(), options.max_task_norm)
+            if not self._exposed:
+                self._refuse_nonfinite()
+            if numbers is None or not present or (self._exposed and collected.bad):
+                return self._skip()
+            self._tracks.replace(present, self._losses(present, numbers), self._weigher.steps + 1)
+            weighed = self._mix(present, numbers)
         if len(present) < len(collected.tasks) or options.max_task_norm is not None:
             layout.put_own(present)
         for o in layout.optimizers:
             o.step()
         return self._record(weighed)
 
-    def _weigh(self, present: Mapping[str, TaskGradient], grams: Grams, mixed: str, one: bool) -> Weighed:
-        """Return the weight 1 of a single task or of a row method, else what `_decide` says."""
-        tasks = list(present)
+    def _assumes(self, tasks: Mapping[str, TaskGradient]) -> bool:
+        """Whether all tasks are taken to be present for now: on a device, where nothing looks at them before the Gram matrix."""
+        options, method = self.options, self.method
+        waits = transfer.waits(self._layout.parameters[0].device)
+        begun = self._moments is None or self._moments.states.keys() >= tasks.keys()
+        changes = hasattr(method, "track") or hasattr(method, "combine") or "excess" in method.needs
+        if not waits or not begun or changes or options.max_task_norm is not None or self._collected.bad:
+            return False
+        if not self._weigher.must_solve(tasks):
+            return self._unread
+        kind = "updates" if options.mixes_updates else "gradients"
+        return bool(self._weigher.kinds(kind)) and (len(tasks) > 1 or options.scale == "raw")
+
+    def _mix(self, present: Mapping[str, TaskGradient], numbers: Waiting) -> Weighed:
+        """Weigh the tasks and mix updates or gradients; nothing is written where the answer's status is "left_out"."""
+        options, layout = self.options, self._layout
+        one = len(present) == 1 and options.scale != "raw"
+        plain = one and options.clip is None and options.max_norm is None
+        combine = self._weigher.combine if hasattr(self.method, "combine") else None
+
+        def weigh(grams: Grams, mixed: str) -> Weighed:
+            return self._weigh(present, numbers, grams, mixed, one)
+
+        if options.mixes_updates and not (plain and (self._moments is None or len(self._weigher.tasks) == 1)):
+            return mix_updates(layout, options, present, self._moments, weigh, combine)
+        return mix_gradients(layout, options, present, weigh, combine)
+
+    def _weigh(
+        self, present: Mapping[str, TaskGradient], numbers: Waiting, grams: Grams, mixed: str, one: bool
+    ) -> Weighed:
+        """Return the weight 1 of a single task or of a row method, else what `_decide` says; "left_out" as its status where
+        the numbers, read with the Gram matrices, say that not all of them are present."""
+        tasks, collected = list(present), self._collected
         if one or hasattr(self.method, "combine"):
             return constant(tasks, "one_task" if one else "rows")
-        losses = torch.stack([g.loss.double() for g in present.values()]).cpu()
+        due, assumed = self._weigher.must_solve(tasks), numbers.found is None
         extras = {}
         if "excess" in self.method.needs:
             extras["excess"] = self._tracks.excess(present)
-        if "cross" in self.method.needs and self._weigher.must_solve(tasks):
-            extras["cross"] = cross_gram(self._layout, self.options, tasks, self._collected.calls)
-        return self._decide(tasks, losses, grams, mixed, extras)
+        if not due:
+            return self._weigher.keep(tasks)
+        if "cross" in self.method.needs:
+            extras["cross"] = cross_gram(self._layout, self.options, tasks, collected.calls)
+        kinds = self._weigher.kinds(mixed)
+        found = grams(kinds, [numbers, *self._tally.waiting()]) if kinds else {}
+        if assumed and len(sort_tasks(collected, numbers.read(), None)) < len(tasks):
+            return nothing("left_out")
+        return self._decide(tasks, self._losses(present, numbers), found, mixed, extras)
+
+    def _losses(self, present: Mapping[str, TaskGradient], numbers: Waiting) -> Tensor:
+        """Return the losses [P] of the present tasks, float64, on the CPU."""
+        losses = losses_of(numbers.read())
+        if len(present) == len(losses):
+            return losses
+        return losses[[name in present for name in self._collected.tasks]]
 
     def _decide(
         self,
         tasks: list[str],
         losses: Tensor,
-        grams: Grams,
+        grams: Mapping[str, list[Tensor]],
         mixed: str | None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Weighed:
@@ -410,23 +506,28 @@ class Balancer:
         return weighed
 
     def _step_weighted(self) -> Record:
-        """One torch step of the weighted gradient; a non-finite one skips the whole step."""
+        """One torch step of the weighted gradient; a non-finite one skips the whole step, or is zeros, see `_unread`."""
         if not self._exposed:
             self._refuse_nonfinite()
         collected, parameters = self._collected, self._layout.shared_parameters()
+        good: dict[str, Tensor] = {}
         if self._exposed and collected.bad:
             return self._skip()
         if collected.weighted is None:
             if self._weighed is None or self._weighed.status != "stationary":
                 return self._skip()
+        elif self._unread:
+            good = blank_weighted(collected, self._layout)
+            self._tally.count_late(self._weigher.tasks, good)
         else:
             total = sum_of_squares([*collected.weighted.shared, *collected.weighted.own], parameters[0])
             if not math.isfinite(float(total)):  # synchronises
                 collected.bad.update(collected.used)
                 return self._skip()
+        if collected.weighted is not None:
             joint.set_gradient(parameters, joint.bounded(collected.weighted.shared, self.options.max_norm))
         for o in self._layout.optimizers:
-            o.step()
+            step_if(o, next(iter(good.values()))) if good else o.step()
         assert self._weighed is not None  # a weighted gradient has weights
         return self._record(self._weighed)
 
@@ -448,12 +549,14 @@ class Balancer:
 
     def _observe(self, closure: Callable[[], Mapping[str, Tensor | None] | Tensor]) -> None:
         """Tell the method the losses of this step before and after it."""
-        before = {name: float(loss) for name, (loss, _) in self._collected.losses.items()}  # synchronises
         after = closure()
         found = dict(after) if isinstance(after, Mapping) else {str(i): v for i, v in enumerate(after)}
+        before = {name: loss for name, (loss, _) in self._collected.losses.items()}
+        there = {name: v for name, v in found.items() if v is not None}
+        numbers = [float(v) for v in transfer.to_host([*before.values(), *there.values()])]  # one transfer
         self._weigher.observe(
-            {name: v for name, v in before.items() if math.isfinite(v)},
-            {name: float(v) for name, v in found.items() if v is not None and math.isfinite(float(v))},
+            {name: v for name, v in zip(before, numbers, strict=False) if math.isfinite(v)},
+            {name: v for name, v in zip(there, numbers[len(before) :], strict=True) if math.isfinite(v)},
         )
 
     def _record(self, weighed: Weighed) -> Record:
@@ -472,8 +575,15 @@ class Balancer:
             "sketch": self._sketch,
             "moments": {} if self._moments is None else self._moments.state_dict(),
             "tracks": self._tracks.state_dict(),
-            "totals": {kind: dict(counts) for kind, counts in self._tally.totals.items()},
+            "totals": self._totals(),
         }
+
+    def _totals(self) -> dict[str, dict[str, int]]:
+        """Return the record's totals; reads late counts, which synchronises."""
+        for waiting in self._tally.waiting():
+            waiting.read()
+        self._tally.settle(self._weigher.tasks)
+        return {kind: dict(counts) for kind, counts in self._tally.totals.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned, for a Balancer of the same method over the same parameters.
@@ -491,7 +601,7 @@ class Balancer:
         self._layout.load_state_dict(state)
         self._weigher.load_state_dict(state)
         self._sketch = state.get("sketch")
-        self._tally.totals = state["totals"]
+        self._tally = Tally(state["totals"])
         if self._moments is not None:
             self._moments.load_state_dict(state["moments"])
         self._tracks.load_state_dict(state["tracks"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from equipoise.gradients import (
     sum_weighted,
 )
 from equipoise.layout import Layout
+from equipoise.transfer import Waiting
 
 
 @dataclass
@@ -102,20 +104,30 @@ def _each(checked: CheckedLosses, parameters: Sequence[Tensor], keep_graph: bool
     }
 
 
-def collect_near(
-    collected: Collected, layout: Layout, checked: CheckedLosses, near: Sequence[Tensor], what: str
-) -> dict[str, list[Tensor]]:
-    """Run one `autograd.grad` a task down to `near`, not further; return {task: its gradients there}.
+class Near(NamedTuple):
+    """The tasks' gradients near the losses, and whether they are any.
 
-    `near` is the shared representation, or the parameters of a sketch. The tasks' own gradients are collected; those of the shared
-    parameters are left to `collect_weighted`. A task whose gradients are exactly 0 there, or not finite, is left out; the latter is
-    noted.
+    `rows` and `own`: {task: gradients}, at what was asked for (zeros where the loss does not reach) and of the own
+    parameters. `numbers`: [P, 2], the rows' sum of squares, and the loss plus those of rows and own gradients.
+    """
+
+    rows: dict[str, list[Tensor]]
+    own: dict[str, Gradients]
+    numbers: Waiting
+
+
+def collect_near(layout: Layout, checked: CheckedLosses, near: Sequence[Tensor], what: str) -> Near:
+    """Run one `autograd.grad` a task down to `near`, not further, and into the own parameters. Nothing is read.
+
+    `near` is the shared representation, or the parameters of a sketch. The gradients of the shared parameters are left to
+    `collect_weighted`.
 
     Raises:
         ValueError: a loss whose graph does not reach any of `near`.
     """
     rows: dict[str, list[Tensor]] = {}
-    nothing: Gradients = [None] * len(layout.shared or ())
+    owns: dict[str, Gradients] = {}
+    numbers = []
     for name, loss in checked.values.items():
         found = gradients(loss, [*near, *layout.pick(layout.own())], scale=checked.scale)
         there, own = found[: len(near)], found[len(near) :]
@@ -125,14 +137,37 @@ def collect_near(
                 "`representation`, or gram=[...] with parameters that every task reaches"
             )
         layout.check_rows(layout.own(), own)
-        squares = loss.detach() + sum_of_squares(there, loss.detach()) + sum_of_squares(own, loss.detach())
-        if not math.isfinite(float(squares)):  # synchronises
+        like = loss.detach()
+        squares = sum_of_squares(there, like)
+        numbers += [squares.double(), (like + squares + sum_of_squares(own, like)).double()]
+        rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
+        owns[name] = own
+    device = numbers[0].device if numbers else None
+    stacked = torch.stack([n.to(device) for n in numbers]) if numbers else torch.zeros(0)
+    return Near(rows, owns, Waiting(stacked.view(-1, 2)))
+
+
+def note_near(
+    collected: Collected, layout: Layout, checked: CheckedLosses, near: Near, read: bool
+) -> dict[str, list[Tensor]]:
+    """Collect the own gradients of the tasks that take part, in place, and return the rows of these.
+
+    A task whose rows are exactly 0, or not finite, is left out; the latter is noted.
+
+    Args:
+        read: synchronises, unless the numbers came with another transfer; without it all tasks take part.
+    """
+    nothing: Gradients = [None] * len(layout.shared or ())
+    numbers = near.numbers.read().tolist() if read else [(1.0, 0.0)] * len(near.rows)
+    found = {}
+    for (name, rows), (squares, total) in zip(near.rows.items(), numbers, strict=True):
+        if not math.isfinite(total):
             collected.bad.add(name)
-        elif not all_zero(there):
-            rows[name] = [torch.zeros_like(v) if g is None else g for g, v in zip(there, near, strict=True)]
-            collected.note(name, nothing, own, checked)
+        elif squares > 0.0 or not all_zero(rows):
+            found[name] = rows
+            collected.note(name, nothing, near.own[name], checked)
     layout.note_owners(collected.tasks)
-    return rows
+    return found
 
 
 def collect_weighted(
@@ -196,30 +231,3 @@ def expose(collected: Collected, layout: Layout, scale: Tensor) -> None:
     if collected.bad:
         first = layout.shared_parameters()[0]
         first.grad = torch.full_like(first, math.inf)
-
-
-def sort_tasks(collected: Collected, layout: Layout, max_task_norm: float | None) -> dict[str, TaskGradient]:
-    """Return the tasks that take part, in place bounded by `max_task_norm`; note the non-finite ones. Synchronises.
-
-    A task is left out where its loss, its gradient or the gradient's sum of squares is not finite, or where all its
-    shared gradients are exactly 0 in value.
-    """
-    if not collected.tasks:
-        return {}
-    like = layout.shared_parameters()[0]
-    numbers = [
-        torch.stack([g.loss.to(like), sum_of_squares(g.shared, like), sum_of_squares(g.own, like)]).double()
-        for g in collected.tasks.values()
-    ]
-    present: dict[str, TaskGradient] = {}
-    for (name, g), (loss, of_shared, of_own) in zip(
-        collected.tasks.items(), torch.stack(numbers).tolist(), strict=True
-    ):  # one transfer
-        if not math.isfinite(loss + of_shared + of_own):
-            collected.bad.add(name)
-        elif of_shared > 0.0 or not all_zero(g.shared):
-            present[name] = g
-            norm = math.sqrt(of_shared + of_own) + 1e-6
-            if max_task_norm is not None and norm > max_task_norm:
-                g.scale(max_task_norm / norm)
-    return present

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equipoise.transfer import to_host
+
 Gradients = list[Tensor | None]
 
 
@@ -155,7 +157,19 @@ def sum_of_squares(found: Sequence[Tensor | None], like: Tensor) -> Tensor:
 
 def all_zero(found: Sequence[Tensor | None]) -> bool:
     """Return whether every entry is exactly 0 (a sum of squares may underflow to 0, a value does not). Synchronises."""
-    return not any(bool((g.values() if g.is_sparse else g).count_nonzero()) for g in found if g is not None)
+    counts = [(g.values() if g.is_sparse else g).count_nonzero() for g in found if g is not None]
+    return not any(bool(n) for n in to_host(counts))
+
+
+def zero_unless(good: Tensor, g: Tensor | None) -> Tensor | None:
+    """Return the gradient, with 0 in every entry unless `good` (0-dim bool, on the device: nothing is read)."""
+    if g is None:
+        return None
+    bad = good.logical_not().to(g.device)
+    if not g.is_sparse:
+        return g.masked_fill(bad, 0.0)
+    values = g.values().masked_fill(bad, 0.0)
+    return torch.sparse_coo_tensor(g.indices(), values, g.shape, is_coalesced=True, check_invariants=False)
 
 
 def sum_weighted(weights: Sequence[float], found: Sequence[Tensor | None]) -> Tensor | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from equipoise.transfer import Waiting, to_host
+
 BLOCK = 2**16
 """Entries of a vector that are multiplied at a time: T blocks of this size stay in a core's cache."""
 
@@ -25,6 +27,26 @@ def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     Raises:
         ValueError: no rows, or tasks with different numbers or shapes of tensors.
     """
+    return grams([rows])[0]
+
+
+def grams(many: Sequence[Sequence[Sequence[Tensor]]], along: Sequence[Waiting] = ()) -> list[Tensor]:
+    """Return `gram` of each of several sets of rows, by one transfer for all; one more where rows vanish in float32.
+
+    Args:
+        along: numbers that are read by the same transfer.
+    """
+    each = [_columns(rows) for rows in many]
+    found = to_host([_products(columns, torch.float32) for columns in each], along)
+    small = [k for k, m in enumerate(found) if not bool((m.diagonal() >= SMALL).all())]
+    if small:
+        for k, m in zip(small, to_host([_products(each[k], torch.float64) for k in small]), strict=True):
+            found[k] = m
+    return found
+
+
+def _columns(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+    """Return the rows' tensors, [tensors][T]; ValueError as `gram` says."""
     if not rows or any(len(row) != len(rows[0]) for row in rows) or not rows[0]:
         raise ValueError(
             f"rows must hold one equally long, non-empty list of tensors a task, got lengths {[len(row) for row in rows]}"
@@ -33,10 +55,7 @@ def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     for column in columns:
         if any(v.shape != column[0].shape for v in column):
             raise ValueError(f"rows must have one shape a tensor, got {[tuple(v.shape) for v in column]}")
-    total = _products(columns, torch.float32)
-    if not bool((total.diagonal() >= SMALL).all()):
-        total = _products(columns, torch.float64)
-    return total
+    return columns
 
 
 def cross(first: Sequence[Sequence[Tensor]], second: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -52,7 +71,7 @@ def products(rows: Tensor, least: torch.dtype) -> Tensor:
 
 
 def _products(columns: Sequence[Sequence[Tensor]], least: torch.dtype) -> Tensor:
-    """Return [T, T] float64 on the CPU; blocks are multiplied in the wider of their own dtype and `least`."""
+    """Return [T, T] float64 on the rows' device; blocks are multiplied in the wider of their own dtype and `least`."""
     first = columns[0][0]
     total = torch.zeros(len(columns[0]), len(columns[0]), dtype=torch.float64, device=first.device)
     for column in columns:
@@ -62,12 +81,12 @@ def _products(columns: Sequence[Sequence[Tensor]], least: torch.dtype) -> Tensor
         flat = [v.reshape(-1) for v in column]
         for start in range(0, flat[0].numel(), BLOCK):
             total += products(torch.stack([v[start : start + BLOCK] for v in flat]), least).double()
-    return total.cpu()
+    return total
 
 
 def _sparse(column: Sequence[Tensor], least: torch.dtype) -> Tensor:
     """Return [T, T] of inner products, sparse against sparse over common rows, sparse against dense zeros as 0."""
-    m = torch.zeros(len(column), len(column), dtype=torch.float64)
+    m = torch.zeros(len(column), len(column), dtype=torch.float64, device=column[0].device)
     column = [v.to(torch.promote_types(v.dtype, least)) for v in column]
     for i, a in enumerate(column):
         for j, b in enumerate(column[: i + 1]):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equipoise import transfer
 from equipoise.compiled import Fast
 from equipoise.updates import prepare
 from equipoise.updates.rows import View
@@ -128,19 +129,32 @@ def set_gradient(parameters: Sequence[torch.nn.Parameter], mixed: Sequence[Tenso
 
 
 def bounded(tensors: Sequence[Tensor | None], max_norm: float | None) -> list[Tensor | None]:
-    """Return the tensors, scaled so that their joint norm is at most `max_norm` (None: as they are). Synchronises."""
+    """Return the tensors, scaled so that their joint norm is at most `max_norm` (None: as they are)."""
     if max_norm is None:
         return list(tensors)
     factor = shrink([t.values() if t.is_sparse else t for t in tensors if t is not None], max_norm)
-    return list(tensors) if factor == 1.0 else [None if t is None else t * factor for t in tensors]
+    return [None if t is None else scaled(t, factor) for t in tensors]
 
 
-def shrink(tensors: Sequence[Tensor], max_norm: float) -> float:
-    """Return the factor that bounds the tensors' joint norm, as torch's `clip_grad_norm_`. Synchronises.
+def shrink(tensors: Sequence[Tensor], max_norm: float) -> float | Tensor:
+    """Return the factor that bounds the tensors' joint norm, as torch's `clip_grad_norm_`.
 
-    min(1, max_norm / (norm + 1e-6)), 1 for no tensors.
+    min(1, max_norm / (norm + 1e-6)), 1 for no tensors; on a device a 0-dim tensor there, so that nothing is read.
     """
     if not tensors:
         return 1.0
-    norms = torch.stack([torch.linalg.vector_norm(t).double() for t in tensors])
-    return min(1.0, max_norm / (float(torch.linalg.vector_norm(norms)) + 1e-6))
+    first = tensors[0].device
+    norm = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(t).double().to(first) for t in tensors])
+    )
+    if transfer.waits(first):
+        factor: Tensor = max_norm / (norm + 1e-6)
+        return factor.clamp(max=1.0)
+    return min(1.0, max_norm / (float(norm) + 1e-6))
+
+
+def scaled(tensor: Tensor, factor: float | Tensor) -> Tensor:
+    """Return `factor` times the tensor; itself where the factor is known to be 1."""
+    if isinstance(factor, Tensor):
+        return tensor * factor.to(tensor.device, tensor.dtype)
+    return tensor if factor == 1.0 else tensor * factor

@@ -45,7 +45,8 @@ def task_losses(
 
     Binary tasks: cross-entropy with the raw output as logit. Watch: weighted logistic regression. Regression: squared error or Huber loss (delta 1) against
     the label, or log1p of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample
-    weights are divided by their sum. Half-precision outputs are raised to float32 first.
+    weights are divided by their sum. Half-precision outputs are raised to float32 first. Which tasks have a label is known of a
+    batch that `Batch.to` brought to a device; of one that was made there it is read, which synchronises.
 
     Args:
         outputs: {task: [B] raw output}.
@@ -62,9 +63,11 @@ def task_losses(
     raised = {
         name: output.to(torch.promote_types(output.dtype, torch.float32)) for name, output in outputs.items()
     }
-    weights = {name: _weights(batch, name).to(output.dtype) for name, output in raised.items()}
+    weights = {name: batch.weights_of(name).to(output.dtype) for name, output in raised.items()}
     sums = torch.stack([weight.sum() for weight in weights.values()])
-    counts = dict(zip(outputs, sums.tolist(), strict=True))  # synchronises, once for all tasks
+    counts = {name: batch.counts[name] for name in outputs if name in batch.counts}
+    if len(counts) < len(outputs):
+        counts = dict(zip(outputs, sums.tolist(), strict=True))  # synchronises, once for all tasks
     losses: dict[str, Tensor | None] = dict.fromkeys(outputs)
     for at, (name, output) in enumerate(raised.items()):
         if counts[name] > 0:
@@ -72,14 +75,6 @@ def task_losses(
             each = row_losses(name, output, batch, schema) if own is None else own.to(output.dtype)
             losses[name] = (each * weights[name]).sum() / sums[at]
     return Losses(losses, counts, representation)
-
-
-def _weights(batch: Batch, task: str) -> Tensor:
-    """Return [B], the sample weight where the task's label is known, else 0."""
-    mask = batch.masks[task]
-    if batch.weight is None:
-        return mask.float()
-    return mask * (batch.weight[task] if isinstance(batch.weight, dict) else batch.weight)
 
 
 def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tensor:

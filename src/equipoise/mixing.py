@@ -11,10 +11,12 @@ from torch import Tensor
 from equipoise import joint
 from equipoise.compiled import Fast, fast, matrix
 from equipoise.gradients import Gradients, TaskGradient, sum_weighted
-from equipoise.gram import SMALL, cross, gram, products
+from equipoise.gram import SMALL, cross, products
+from equipoise.gram import grams as make_grams
 from equipoise.layout import Layout
 from equipoise.moments import TaskMoments
 from equipoise.options import Options
+from equipoise.transfer import Waiting, to_host
 from equipoise.updates.rows import Part, View, bundles
 from equipoise.weighing import Grams, Weighed
 
@@ -41,12 +43,12 @@ def mix_gradients(
     parameters = layout.shared_parameters()
     parts: list[Part] = []
 
-    def grams(kinds: Collection[str]) -> dict[str, list[Tensor]]:
+    def grams(kinds: Collection[str], along: Sequence[Waiting]) -> dict[str, list[Tensor]]:
         parts.extend(parts or parts_of(layout, [task.shared for task in present.values()]))
+        each = [list(zip(*(part.gradients for part in parts), strict=True))]
         if options.per == "tensor":
-            return {kind: [gram([[g] for g in part.gradients]) for part in parts] for kind in kinds}
-        rows = list(zip(*(part.gradients for part in parts), strict=True))
-        return {kind: [gram(rows)] for kind in kinds}
+            each = [[(g,) for g in part.gradients] for part in parts]
+        return dict.fromkeys(kinds, make_grams(each, along))
 
     weighed = weigh(grams, "gradients")
     if weighed.skipped:
@@ -98,23 +100,21 @@ def mix_updates(
     quick = [fast(view, share) if options.compile else None for view in views]
     kept: list[list[Tensor | None]] = []
 
-    def grams(kinds: Collection[str]) -> dict[str, list[Tensor]]:
-        found = _grams(views, quick, kinds, share, options, kept, torch.float32)
+    def grams(kinds: Collection[str], along: Sequence[Waiting]) -> dict[str, list[Tensor]]:
+        found = _grams(views, quick, kinds, share, options, kept, torch.float32, along)
         if any(bool((torch.stack(m).sum(0).diagonal() < SMALL).any()) for m in found.values()):
             found = _grams(views, [None] * len(views), kinds, share, options, kept, torch.float64)
-        if options.per == "tensor":
-            return found
-        return {kind: [torch.stack(each).sum(0)] for kind, each in found.items()}
+        return found
 
     weighed = weigh(grams, "updates")
     if weighed.skipped:
         return weighed
 
-    def mixed(k: int, factor: float) -> Iterator[Tensor | None]:
+    def mixed(k: int, factor: float | Tensor) -> Iterator[Tensor | None]:
         weights = weighed.of(together[k][0])
         return _joint(views[k], quick[k], kept[k : k + 1], share, options, weights, combine, factor)
 
-    factor = 1.0
+    factor: float | Tensor = 1.0
     if options.max_norm is not None:
         found = [u for k in range(len(views)) for u in mixed(k, 1.0) if u is not None]
         factor = joint.shrink(found, options.max_norm)
@@ -171,10 +171,12 @@ def _grams(
     options: Options,
     kept: list[list[Tensor | None]],
     least: torch.dtype,
+    along: Sequence[Waiting] = (),
 ) -> dict[str, list[Tensor]]:
-    """Return {kind: [T, T] float64 on the CPU a view} of gradients and updates.
+    """Return {kind: [T, T] float64 on the CPU, one, or one a view under per="tensor"} of gradients and updates.
 
-    Puts the updates of all pieces in `kept`, None for those that compiled passes make again.
+    One transfer for all, which takes `along` with it. Puts the updates of all pieces in `kept`, None for those that compiled
+    passes make again.
     """
     kept.clear()
     found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
@@ -196,9 +198,11 @@ def _grams(
         kept.append(updates)
         for kind, blocks in made.items():
             found[kind].append(torch.stack(blocks).sum(0))
-    return {
-        kind: list(torch.stack([m.to(each[0].device) for m in each]).cpu()) for kind, each in found.items()
-    }
+    if options.per == "model":
+        for kind, each in found.items():
+            found[kind] = [torch.stack([m.to(each[0].device) for m in each]).sum(0)]
+    read = iter(to_host([m for each in found.values() for m in each], along))
+    return {kind: [next(read) for _ in each] for kind, each in found.items()}
 
 
 def _joint(
@@ -209,7 +213,7 @@ def _joint(
     options: Options,
     weights: Sequence[float],
     combine: Combine,
-    factor: float = 1.0,
+    factor: float | Tensor = 1.0,
 ) -> Iterator[Tensor | None]:
     """Yield the joint update of each piece of a view, added in the order of tasks; None where compiled passes write it."""
     for k, piece in enumerate(view.pieces()):
@@ -225,7 +229,7 @@ def _joint(
             total = update[0] if len(weights) == 1 and weights[0] == 1.0 else update[0] * weights[0]
             for w, u in zip(weights[1:], update[1:], strict=True):
                 total = total + u * w
-        yield total if factor == 1.0 else total * factor
+        yield joint.scaled(total, factor)
 
 
 def cross_gram(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from equipoise.transfer import Waiting
 from equipoise.weighing import Weighed
 
 
@@ -22,8 +24,10 @@ class Record:
         status: "solved", "stationary" or "not_converged" of a solve; "kept" between solves, "one_task" without a
             solve, "rows" of a row method, "skipped" when no task could be used.
         skipped: whether shared parameters and their state were left as they were.
-        absent, nonfinite: names of the tasks without signal, and of those left out for NaN or Inf, in this step.
-        totals: {"absent": {task: steps}, "nonfinite": {task: steps}} since the start.
+        absent, nonfinite: names of the tasks without signal, and of those left out for NaN or Inf, in this step; empty of
+            a step on a device that read nothing.
+        totals: {"absent": {task: steps}, "nonfinite": {task: steps}} since the start; tasks that were not finite in such a
+            step count from the next step that reads, or from `state_dict` on.
         residual: `max_t |w_t (M w)_t - 1|` of a solve, else None.
         gram: M of the statistic's rows (their sum over tensors), None on steps without a solve.
         cosines: {"updates": [P, P], "gradients": [P, P], "representation": [P, P]} as far as the step computed them.
@@ -62,9 +66,34 @@ class StationaryError(RuntimeError):
 
 @dataclass
 class Tally:
-    """Counts since the start: {"absent": {task: steps}, "nonfinite": {task: steps}}."""
+    """Counts since the start: {"absent": {task: steps}, "nonfinite": {task: steps}}.
+
+    `late` are counts of non-finite tasks that lie on a device still, [T]: those of steps that read nothing.
+    """
 
     totals: dict[str, dict[str, int]] = field(default_factory=lambda: {"absent": {}, "nonfinite": {}})
+    late: Waiting | None = None
+
+    def count_late(self, tasks: Sequence[str], good: Mapping[str, Tensor]) -> None:
+        """Count on the device those of `good` {task: 0-dim bool} that are False; all `tasks` give the order. In place."""
+        self.settle(tasks)
+        first = next(iter(good.values()))
+        fine = torch.ones_like(first)
+        bad = torch.stack([good.get(name, fine) for name in tasks]).logical_not().double()
+        self.late = Waiting(bad if self.late is None else self.late.value + bad)
+
+    def waiting(self) -> list[Waiting]:
+        """Return what is to be read by the next transfer: the late counts, if there are any."""
+        return [] if self.late is None else [self.late]
+
+    def settle(self, tasks: Sequence[str]) -> None:
+        """Add late counts that have been read to the totals. In place."""
+        if self.late is None or self.late.found is None:
+            return
+        for name, count in zip(tasks, self.late.found.tolist(), strict=True):
+            if count > 0:
+                self.totals["nonfinite"][name] = self.totals["nonfinite"].get(name, 0) + int(count)
+        self.late = None
 
     def record(
         self,
@@ -74,6 +103,7 @@ class Tally:
         bad: Collection[str],
     ) -> Record:
         """Count the absent and non-finite of all `tasks` and return the step's record. In place."""
+        self.settle(tasks)
         present = weighed.tasks
         nonfinite = tuple(name for name in tasks if name in bad)
         absent = tuple(name for name in tasks if name not in present and name not in nonfinite)

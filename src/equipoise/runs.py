@@ -23,6 +23,7 @@ from equipoise.evaluation import Scores
 from equipoise.grow import vocabulary_of
 from equipoise.models.ranker import Ranker
 from equipoise.progress import Progress, summary_table
+from equipoise.transfer import to_host, waits
 
 SIMULATED_ROWS = 200_000
 
@@ -48,7 +49,9 @@ class Run:
         self.epoch = self.position = self.step = self.waited = 0
         self.best_value, self.best_epoch, self.done, self.seconds = -float("inf"), -1, False, 0.0
         self.history: list[dict[str, Any]] = []
-        self.sums: dict[str, list[float]] = {}
+        self.sums: dict[
+            str, list[Any]
+        ] = {}  # {task: [sum of losses, steps]}; on a device the first is a tensor
         self.rows, self.rows_at = 0, 0.0
         self._written = 0
         self._saved_at = time.monotonic()
@@ -60,11 +63,18 @@ class Run:
         for task, loss in losses.items():
             if loss is not None:
                 total = self.sums.setdefault(task, [0.0, 0])
-                total[0] += float(loss.detach())
+                total[0] = total[0] + (loss.detach().double() if waits(loss.device) else float(loss.detach()))
                 total[1] += 1
+
+    def _read(self) -> None:
+        """Bring sums that lie on a device to the host, by one transfer. In place."""
+        late = {task: total[0] for task, total in self.sums.items() if isinstance(total[0], Tensor)}
+        for task, value in zip(late, to_host(list(late.values())), strict=True):
+            self.sums[task][0] = float(value)
 
     def flush(self) -> dict[str, Any]:
         """Return (and keep) the history entry of the steps since the last one."""
+        self._read()
         last = self.balancer.last
         assert last is not None
         spent = max(self.seconds - self.rows_at, 1e-9)
@@ -128,6 +138,7 @@ class Run:
         self._saved_at = time.monotonic()
         if self.path is None:
             return
+        self._read()
         state = {
             "model": dict(self.model.state_dict()),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equipoise.gradients import TaskGradient
 from equipoise.layout import Layout
+from equipoise.transfer import to_host
 from equipoise.updates.rows import dense
 
 Held = dict[str, dict[int, Tensor]]
@@ -28,13 +29,16 @@ class Tracks:
         self.rows: Held = {}
         self.squares: Held = {}
 
-    def replace(self, present: Mapping[str, TaskGradient], step: int) -> None:
-        """Replace each present task's shared gradient by its tracked row, in place, where the method tracks rows."""
+    def replace(self, present: Mapping[str, TaskGradient], losses: Tensor, step: int) -> None:
+        """Replace each present task's shared gradient by its tracked row, in place, where the method tracks rows.
+
+        Args:
+            losses: [P], on the CPU. step: number of the step, from 1.
+        """
         if not hasattr(self.method, "track"):
             return
-        for name, task in present.items():
+        for (name, task), loss in zip(present.items(), losses.tolist(), strict=True):
             held = self.rows.setdefault(name, {})
-            loss = float(task.loss)  # synchronises
             for at, (position, p) in enumerate(
                 zip(self.layout.shared or (), self.layout.shared_parameters(), strict=True)
             ):
@@ -44,20 +48,22 @@ class Tracks:
     def excess(self, present: Mapping[str, TaskGradient]) -> Tensor:
         """Return [P] float64 `<g_t, u_t>`, u_t = g_t / sqrt(sum of squares so far + eps), and add this step's squares.
 
+        On the CPU, by one transfer.
+
         Source: ExcessMTL (ICML 2024), its diagonal estimate of the excess risk.
         """
         found = []
         for name, task in present.items():
-            held, total = self.squares.setdefault(name, {}), 0.0
+            held, total = self.squares.setdefault(name, {}), task.loss.new_zeros((), dtype=torch.float64)
             for at, (position, p) in enumerate(
                 zip(self.layout.shared or (), self.layout.shared_parameters(), strict=True)
             ):
                 g = dense(task.shared[at], p)
                 squares = g * g if position not in held else held[position] + g * g
                 held[position] = squares
-                total += float((g * g / (squares + EPS).sqrt()).double().sum())  # synchronises
+                total = total + (g * g / (squares + EPS).sqrt()).double().sum().to(total.device)
             found.append(total)
-        return torch.tensor(found, dtype=torch.float64)
+        return to_host([torch.stack(found)])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"rows" and "squares": {task: {position: tensor}}}, positions as text."""

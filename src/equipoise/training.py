@@ -179,7 +179,8 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
                 state.step += 1
                 state.position += 1
                 state.record(losses, len(batch))
-                bad = 0 if balancer.last is not None and balancer.last.tasks else bad + 1
+                if config.device == "cpu" or balancer.last is None or balancer.last.status != "kept":
+                    bad = 0 if balancer.last is not None and balancer.last.tasks else bad + 1
                 state.seconds = time.monotonic() - begun
                 if bad >= MAX_BAD_STEPS:
                     raise ValueError(

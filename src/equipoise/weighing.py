@@ -13,9 +13,11 @@ from equipoise.gram import cosines
 from equipoise.methods.scale import rescale
 from equipoise.options import Options
 from equipoise.solve import Solution, Status
+from equipoise.transfer import Waiting
 
-Grams = Callable[[Collection[str]], Mapping[str, list[Tensor]]]
-"""Kinds of rows ("gradients", "updates", "representation") -> {kind: Gram matrices [P, P], one, or one a shared tensor}."""
+Grams = Callable[[Collection[str], Sequence[Waiting]], Mapping[str, list[Tensor]]]
+"""Kinds of rows ("gradients", "updates", "representation"), and numbers to be read by the same transfer -> {kind: Gram matrices
+[P, P], one, or one a shared tensor}."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,21 @@ class Weigher:
             weights = weights / totals * (1.0 if self.options.scale == "convex" else len(present))
         return Weighed(tuple(present), weights, "kept")
 
+    def kinds(self, mixed: str | None) -> list[str]:
+        """Return the kinds of rows whose Gram matrices a solve looks at, where rows of the kind `mixed` are mixed."""
+        options = self.options
+        wanted = set()
+        if options.level != "losses":
+            wanted = {options.level} if options.level == "representation" else {"gradients", options.level}
+        if options.scale in ("norm", "frobenius") and mixed is not None:
+            wanted.add(mixed)
+        return sorted(wanted)
+
     def solve(
         self,
         tasks: Sequence[str],
         losses: Tensor,
-        grams_of: Grams,
+        grams: Mapping[str, list[Tensor]],
         mixed: str | None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Weighed:
@@ -112,20 +124,15 @@ class Weigher:
         Args:
             tasks: the P present tasks.
             losses: [P] float64, CPU.
-            grams_of: makes the Gram matrices of rows, once, of the kinds that are looked at.
+            grams: Gram matrices of the rows of `kinds(mixed)`.
             mixed: which rows are mixed, None where none of them is; the scale rules act on their Gram matrix.
             extras: more of what methods may name in `needs`.
 
         Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: the Balancer raises.
         """
         options = self.options
-        wanted = set()
-        if options.level != "losses":
-            wanted = {options.level} if options.level == "representation" else {"gradients", options.level}
-        if options.scale in ("norm", "frobenius") and mixed is not None:
-            wanted.add(mixed)
-        grams = dict(grams_of(sorted(wanted))) if wanted else {}
         statistics = [losses] if options.level == "losses" else grams[options.level]
+        of_rows = grams.get(mixed) if mixed is not None else None
         needed = {
             "losses": losses,
             "present": torch.tensor([name in tasks for name in self.tasks]),
@@ -138,7 +145,7 @@ class Weigher:
         weights, status, residual = [], Status.SOLVED, None
         moved = []
         for k, statistic in enumerate(statistics):
-            of_mixed = grams[mixed][k] if mixed in grams else None
+            of_mixed = None if of_rows is None else of_rows[k]
             found = self._one(statistic, of_mixed, states[k], needed)
             weights.append(found[0])
             moved.append(found[1])
@@ -155,7 +162,7 @@ class Weigher:
             gram=total.get(options.level),
             cosines={kind: cosines(m) for kind, m in total.items()},
             norms={kind: m.diagonal().sqrt() for kind, m in total.items()},
-            collapse=None if mixed not in grams else collapse(stacked, grams[mixed]),
+            collapse=None if of_rows is None else collapse(stacked, of_rows),
         )
         if status is Status.STATIONARY and options.on_stationary == "raise":
             return weighed

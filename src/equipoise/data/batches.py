@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equipoise.data.check import check_lengths
+from equipoise.transfer import waits
 
 BLOCK = 2**16
 """Rows that are read together; a multiple of 8, so that a validity bitmap is cut at whole bytes."""
@@ -47,8 +48,21 @@ class Ragged:
         return Ragged(self.values[first:last], self.offsets[start : stop + 1] - first, weights)
 
 
+class _Counted:
+    """Counts of labels that `Batch.to` knows, in a slot: no field, so that a batch made of another's fields, with other masks, is
+    not taken to have them."""
+
+    __slots__ = ("_counts",)
+    _counts: dict[str, float]
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """{task: sum of `weights_of`}, taken before the batch went to a device, where reading them would wait; else {}."""
+        return getattr(self, "_counts", {})
+
+
 @dataclass
-class Batch:
+class Batch(_Counted):
     """B rows of a log.
 
     Attributes:
@@ -77,6 +91,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
+    def weights_of(self, task: str) -> Tensor:
+        """Return [B], the sample weight where the task's label is known, else 0."""
+        mask = self.masks[task]
+        if self.weight is None:
+            return mask.float()
+        return mask * (self.weight[task] if isinstance(self.weight, dict) else self.weight)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the same on `device`."""
 
@@ -85,7 +106,11 @@ class Batch:
                 return {name: move(v) for name, v in value.items()}
             return value if value is None else value.to(device)
 
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved = replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        moved._counts = self.counts
+        if waits(torch.device(device)) and not waits(self.row.device):
+            moved._counts = {task: float(self.weights_of(task).sum()) for task in self.masks}
+        return moved
 
     def part(self, start: int, stop: int) -> Batch:
         """Return rows start .. stop - 1 as a batch; views, not copies.

@@ -17,7 +17,7 @@ class DBMTL:
 
     The tracked row of a task is `y <- g' + beta_k (y - g')`, g' = g / (L + 1e-8) the gradient of the log loss, beta_k = beta / k^sigma,
     y = g' at the first step; `w_t = max_s |y_s| / |y_t|`. T tracked rows, each as large as the shared parameters. Towers step on
-    the loss itself.
+    the loss itself. The losses are read before the rows move, so that a device is waited for twice a step.
 
     Args:
         beta: share of the past. sigma: its decay over step numbers k.

@@ -17,7 +17,7 @@ class ExcessMTL:
 
     `w_t <- w_t exp(eta e_t)`, brought to sum w = P; e_t is the task's excess risk, estimated by `<g_t, u_t>` with the update u_t of
     a per-task Adagrad, over its first value. A task whose labels are noisy has a large loss but a small excess, and is not
-    chased.
+    chased. Who is present is read before the sums of squares move, so that a device is waited for twice a step.
 
     Args:
         eta: step size of the weights.

@@ -18,7 +18,7 @@ class FAMO:
     With z = softmax(xi) the combined loss is `sum_t z_t log L_t / c`, c = sum_t z_t / L_t, so w_t = z_t / (c L_t), sum 1.
     After the step xi follows `delta_t = log L_t(before) - log L_t(after)` by Adam along -J' delta, J the Jacobian of the
     softmax, with decay gamma: a task that fell less gets more weight. It needs the losses on the same batch after the step:
-    `balancer.step(lambda: model.losses(batch))`, one forward more.
+    `balancer.step(lambda: model.losses(batch))`, one forward more, and on a device one synchronisation more.
 
     Args:
         lr: Adam's learning rate for xi. gamma: decay of xi, added to its gradient.

@@ -47,7 +47,8 @@ class GradDrop:
         return {}
 
     def combine(self, rows: Sequence[Tensor], state: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Return the joint row of one tensor from P rows of its shape; random numbers are drawn on the CPU."""
+        """Return the joint row of one tensor from P rows of its shape; random numbers are drawn on the CPU (and copied
+        to a device, which waits for it, once a tensor)."""
         stacked = torch.stack([row.to_dense() if row.is_sparse else row for row in rows])
         size = stacked.abs().sum(0)
         agree = torch.where(

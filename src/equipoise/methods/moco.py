@@ -18,7 +18,8 @@ class MoCo:
 
     Each task's gradient is tracked, `y <- y + beta_k (g - y)` from 0, beta_k = beta / k^sigma; the weights take a step down
     the norm of the joint row, `w <- P(w - gamma_k (Y Y' + rho I) w)`, P the projection on the simplex, gamma_k = gamma / k^sigma. The
-    tracked rows are mixed: T of them, each as large as the shared parameters.
+    tracked rows are mixed: T of them, each as large as the shared parameters. Who is present is read before they move, so that a
+    device is waited for twice a step.
 
     Args:
         beta, gamma, rho: step sizes and damping. sigma: decay of the steps over step numbers k.

@@ -21,7 +21,7 @@ class SDMGrad:
     `w` descends `<G_1 w, G_2 (w + lam a)>` over the simplex: projected steps with momentum on `C (w + lam a)`, C = G_1' G_2 from
     two `backward` calls kept apart, so that the product of expectations is estimated without bias, over the squared mean
     of the roots of its diagonal; a the priorities with sum 1. The joint gradient is `G (w + lam a) / (1 + lam)`, G the mean of both
-    calls. lam = 0 is MGDA, lam to infinity the mean.
+    calls. lam = 0 is MGDA, lam to infinity the mean. On a device C is a second synchronisation.
 
     Args:
         lam: pull towards the priorities' mean. steps: a solve's projected steps, from the last weights.
