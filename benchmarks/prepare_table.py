@@ -4,7 +4,8 @@
 
 draws a table of 80 columns (16 ids, 63 numbers, a label) from the simulator, a chunk at a time, into a temporary folder (or takes `--file`, which
 is made where it is not there), then measures each side in a process of its own. Peak memory as benchmarks/prepare.py has it; after it, the memory of
-reading `--steps` training batches from the log.
+reading `--steps` training batches from the log, and of training on as many rows (SharedBottom, one epoch) and scoring validation and test.
+"system" is the kernel's part of the CPU time, page faults above all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,8 +26,10 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from equipoise.data import Log, prepare
+from equipoise.training import train
 
 CHUNK = 250_000
+BATCH = 4096
 
 
 def write_table(file: Path, rows: int) -> None:
@@ -63,12 +67,12 @@ def measure(work: Callable[[], object]) -> dict[str, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu, system = time.perf_counter(), time.process_time(), os.times().system
     work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu, system = time.perf_counter() - wall, time.process_time() - cpu, os.times().system - system
     done.set()
     watcher.join()
-    return {"wall": wall, "cpu": cpu, "resident": peak["VmRSS"], "own": peak["RssAnon"]}
+    return {"wall": wall, "cpu": cpu, "system": system, "resident": peak["VmRSS"], "own": peak["RssAnon"]}
 
 
 def plain(file: Path, out: Path) -> None:
@@ -84,9 +88,15 @@ def plain(file: Path, out: Path) -> None:
 def read(log: Path, steps: int) -> None:
     """Read the first batches of an epoch."""
     for _, _batch in zip(
-        range(steps), Log.open(log).split("train").batches(4096, shuffle=True), strict=False
+        range(steps), Log.open(log).split("train").batches(BATCH, shuffle=True), strict=False
     ):
         pass
+
+
+def learn(log: Path, steps: int) -> None:
+    """Train on the first rows and score the whole of validation and test."""
+    options = {"batch_size": BATCH, "epochs": 1, "max_rows": steps * BATCH}
+    train(Log.open(log), "shared_bottom", "equal", out=log.with_name("run"), quiet=True, **options)
 
 
 def main() -> None:
@@ -98,7 +108,7 @@ def main() -> None:
     parser.add_argument("--csv", action="store_true")
     parser.add_argument("--file", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--only", choices=("polars", "prepare", "read"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("polars", "prepare", "read", "train"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.only:
@@ -106,6 +116,7 @@ def main() -> None:
             "polars": lambda: plain(given.file, given.out / "plain.parquet"),
             "prepare": lambda: prepare("table", given.file, given.out / "log", labels=["click"]),
             "read": lambda: read(given.out / "log", given.steps),
+            "train": lambda: learn(given.out / "log", given.steps),
         }
         print(json.dumps(measure(sides[given.only])))
         return
@@ -115,14 +126,15 @@ def main() -> None:
             write_table(file, given.rows)
         found: dict[str, dict[str, float]] = {}
         print(f"{given.rows:,} rows, {file.stat().st_size / 1e9:.2f} GB")
-        print("| side | wall s | CPU s | peak resident MiB | peak own MiB |\n| --- | --- | --- | --- | --- |")
-        for side in ("polars", "prepare", "read"):
+        print("| side | wall s | CPU s | system s | peak resident MiB | peak own MiB |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for side in ("polars", "prepare", "read", "train"):
             command = [sys.executable, __file__, "--only", side, "--file", str(file), "--out", room]
             command += ["--steps", str(given.steps)]
             run = subprocess.run(command, capture_output=True, text=True, check=True)
             e = found[side] = json.loads(run.stdout.splitlines()[-1])
             print(
-                f"| {side} | {e['wall']:.1f} | {e['cpu']:.1f} | {e['resident']:.0f} | {e['own']:.0f} |",
+                f"| {side} | {e['wall']:.1f} | {e['cpu']:.1f} | {e['system']:.1f} | {e['resident']:.0f} | {e['own']:.0f} |",
                 flush=True,
             )
     ratio = found["prepare"]["cpu"] / found["polars"]["cpu"]

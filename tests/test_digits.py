@@ -5,20 +5,11 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from equipoise.data import Categorical, Label, Schema, delimited, parts, prepare_table, source
+from equipoise.data import Categorical, Label, Schema, prepare_table
 from equipoise.data.digits import are_numbers, canonical, has_padded, loses
 from equipoise.data.source import open_source
 
 BIG = 2**63 - 1
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Chunks of 64 rows and blocks of 4 KB, so that a thousand rows are many of them."""
-    for module in (source, parts):
-        monkeypatch.setattr(module, "CHUNK", 64)
-    monkeypatch.setattr(delimited, "BLOCK", 4096)
-    monkeypatch.setattr(delimited, "SAMPLE", 50)
 
 
 def column(folder, *files):

@@ -14,7 +14,6 @@ from equipoise.data import (
     Numerical,
     Schema,
     SplitRule,
-    delimited,
     parts,
     prepare_table,
     source,
@@ -46,15 +45,6 @@ SCHEMA = Schema(
 
 def rows_of(raw, **options):
     return pl.concat(list(open_source(raw, **options).chunks()))
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Chunks of 64 rows and blocks of 4 KB, so that a thousand rows are many of them."""
-    for module in (source, parts):
-        monkeypatch.setattr(module, "CHUNK", 64)
-    monkeypatch.setattr(delimited, "BLOCK", 4096)
-    monkeypatch.setattr(delimited, "SAMPLE", 50)
 
 
 def write(rows, path):

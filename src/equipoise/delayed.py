@@ -32,9 +32,10 @@ def fake_negative_weights(task: str, logit: Tensor, batch: Batch, schema: Schema
         ValueError: a batch without `seen` of the task.
 
     Source: Ktena et al., Addressing Delayed Feedback for Continuous Training with Neural Networks in CTR Prediction, RecSys 2019; its
-    weights as two public implementations have them, the paper itself was not at hand. There every row is fed at once as a negative and, when its event comes, once more as a positive; a
-    row is then positive with p / (1 + p), and the weights are 1 + p and (1 - p) (1 + p). A prepared log holds each row once, as of one moment, at
-    which it is positive with p F; hence F, which their stream does not need.
+    weights as two public implementations have them, the paper itself was not at hand. There every row is fed at once as a negative
+    and, when its event comes, once more as a positive; a row is then positive with p / (1 + p), and the weights are 1 + p and
+    (1 - p) (1 + p). A prepared log holds each row once, as of one moment, at which it is positive with p F; hence F, which
+    their stream does not need.
     """
     if schema.label(task).correction is None:
         return None

@@ -21,6 +21,7 @@ from equipoise.losses import Losses
 from equipoise.presets import build_balancer, build_optimizers, sort_options
 from equipoise.progress import Progress
 from equipoise.runs import Run, check_device, check_trainable, folder, keep, open_data, provenance, undo
+from equipoise.transfer import waits
 
 LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 MAX_BAD_STEPS = 20
@@ -170,7 +171,7 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     if grow.starts(config, path):
         grow.begin(config, log, state)
     state.restore()
-    begun, bad = time.monotonic() - state.seconds, 0
+    begun, bad, device = time.monotonic() - state.seconds, 0, torch.device(config.device)
     with Interruption() as interruption:
         while not state.done and state.epoch < config.epochs:
             model.train()
@@ -179,7 +180,8 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
                 state.step += 1
                 state.position += 1
                 state.record(losses, len(batch))
-                if config.device == "cpu" or balancer.last is None or balancer.last.status != "kept":
+                # a step between solves on a device does not know who took part (docs/performance.md)
+                if not waits(device) or balancer.last is None or balancer.last.status != "kept":
                     bad = 0 if balancer.last is not None and balancer.last.tasks else bad + 1
                 state.seconds = time.monotonic() - begun
                 if bad >= MAX_BAD_STEPS:

@@ -165,7 +165,7 @@ class _Sides:
         values = pl.DataFrame({"value": plain_text(column_of(chunk, self.group, "group"), "group")})
         side = values.join(self.known, on="value", how="left", nulls_equal=True, maintain_order="left")
         codes = side["side"].fill_null(-1).to_numpy()
-        codes = np.where(codes < 0, self.splitter._codes(chunk, first), codes)
+        codes = np.where(codes < 0, self.splitter.codes(chunk, first), codes)
         for code, name in enumerate(SPLITS):
             if (codes == code).any():
                 yield name, chunk.filter(pl.Series(codes == code))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +14,9 @@ from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
 from equipoise.data.write import (
     Groups,
-    _replace,
     check_place,
-    full,
     make_manifest,
+    whole,
     write_manifest,
     write_shards,
     write_tables,
@@ -55,36 +52,18 @@ def prepare_like(
     rows = settled(like, source, splitter)
     groups = Groups(like.groups()) if schema.group is not None else None
     version = like.vocabulary_version
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            shards, digests = write_shards(
-                beside,
-                dict(zip(SPLITS, SPLITS, strict=True)),
-                rows.pieces,
-                schema,
-                encoder,
-                None,
-                groups,
-            )
-            below = "" if version == 1 else f"tables-{version}/"
-            tables, of_tables = write_tables(beside, below, encoder, groups)
-            there = {name: of for name, of in shards.items() if of}
-            notes = {
-                **encoder.notes,
-                **rows.notes,
-                "suspects": [*rows.notes.get("suspects", []), *encoder.remarks()],
-            }
-            lineage = like.manifest["lineage"]
-            manifest = make_manifest(schema, there, tables, digests | of_tables, encoder, notes, lineage)
-            manifest["like"] = {"fingerprint": like.fingerprint, "vocabulary_version": version}
-            write_manifest(beside, manifest)
-            _replace(path, beside)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise full(error, path) from error
+    with whole(path) as beside:
+        splits = dict(zip(SPLITS, SPLITS, strict=True))
+        shards, digests = write_shards(beside, splits, rows.pieces, schema, encoder, None, groups)
+        below = "" if version == 1 else f"tables-{version}/"
+        tables, of_tables = write_tables(beside, below, encoder, groups)
+        there = {name: of for name, of in shards.items() if of}
+        suspects = [*rows.notes.get("suspects", []), *encoder.remarks()]
+        notes = {**encoder.notes, **rows.notes, "suspects": suspects}
+        lineage = like.manifest["lineage"]
+        manifest = make_manifest(schema, there, tables, digests | of_tables, encoder, notes, lineage)
+        manifest["like"] = {"fingerprint": like.fingerprint, "vocabulary_version": version}
+        write_manifest(beside, manifest)
     return Log.open(path)
 
 

@@ -60,7 +60,7 @@ class Splitter:
 
     def parts(self, chunk: pl.DataFrame, first: int) -> Iterator[tuple[str, pl.DataFrame]]:
         """Yield (split, its rows of a chunk) in the order of `SPLITS`; `first` is the number of the chunk's first row."""
-        codes = self._codes(chunk, first)
+        codes = self.codes(chunk, first)
         for code, name in enumerate(SPLITS):
             rows = codes == code
             if rows.all():
@@ -68,7 +68,7 @@ class Splitter:
             elif rows.any():
                 yield name, chunk.filter(pl.Series(rows))
 
-    def _codes(self, chunk: pl.DataFrame, first: int) -> Array:
+    def codes(self, chunk: pl.DataFrame, first: int) -> Array:
         """Return [N] positions in `SPLITS`."""
         test, valid = self.cuts
         if self.rule.by == "time":

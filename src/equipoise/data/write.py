@@ -8,6 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -90,17 +91,28 @@ def write_pieces(
     pieces = settled.pieces
     encoder = Encoder.fit(schema, lambda: (frame for name, frame in pieces() if name == "train"))
     schema = settled.described()
+    with whole(path) as beside:
+        _fill(beside, pieces, schema, encoder, truth, settled.notes)
+    return Log.open(path)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place when the block ends; after an error `path` is as it was and nothing is left.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
-            _fill(beside, pieces, schema, encoder, truth, settled.notes)
+            yield beside
             _replace(path, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise full(error, path) from error
-    return Log.open(path)
 
 
 def full(error: OSError, path: Path) -> OSError:
@@ -286,8 +298,8 @@ def _save(file: Path, table: pl.DataFrame) -> tuple[int, str]:
     with file.open("wb") as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for start in range(0, table.height, 4 * CHUNK):
             writer.write_table(table[start : start + 4 * CHUNK].to_arrow().cast(schema))
-    with file.open("rb") as whole:
-        return file.stat().st_size, hashlib.file_digest(whole, "sha256").hexdigest()
+    with file.open("rb") as written:
+        return file.stat().st_size, hashlib.file_digest(written, "sha256").hexdigest()
 
 
 def _replace(path: Path, beside: Path) -> None:

@@ -102,6 +102,14 @@ def _labels(facts: Facts) -> Cells:
     return rows
 
 
+def _named(name: str, of: Facts) -> list[str]:
+    return [name, of["kind"], "-" if of["ids"] is None else f"{of['ids']:,}"]
+
+
+def _moved(drift: Facts) -> list[str]:
+    return [f"{drift['distance']:.3f}", f"{drift['chance']:.3f}"]
+
+
 def _features(facts: Facts) -> tuple[list[str], Cells]:
     splits = list(facts["splits"])
     head = ["feature", "kind", "ids", *[f"unseen, {s}" for s in splits], *[f"missing, {s}" for s in splits]]
@@ -111,13 +119,10 @@ def _features(facts: Facts) -> tuple[list[str], Cells]:
         other = f"js {drift['js']:.3f}" if "js" in drift else f"psi {drift['psi']:.3f}"
         rows.append(
             [
-                name,
-                of["kind"],
-                "-" if of["ids"] is None else f"{of['ids']:,}",
+                *_named(name, of),
                 *[_share(of.get("unseen", {}).get(s)) for s in splits],
                 *[_share(of.get("missing", {}).get(s)) for s in splits],
-                f"{drift['distance']:.3f}",
-                f"{drift['chance']:.3f}",
+                *_moved(drift),
                 other,
             ]
         )
@@ -135,12 +140,9 @@ def _short(facts: Facts) -> tuple[list[str], Cells]:
         drift, unknown = of["drift"], of.get("missing", of.get("unseen", {}))
         rows.append(
             [
-                name,
-                of["kind"],
-                "-" if of["ids"] is None else f"{of['ids']:,}",
+                *_named(name, of),
                 *[_share(unknown.get(s)) for s in splits],
-                f"{drift['distance']:.3f}",
-                f"{drift['chance']:.3f}",
+                *_moved(drift),
                 f"{drift.get('js', drift.get('psi')):.3f}",
             ]
         )
