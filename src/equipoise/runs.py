@@ -49,9 +49,8 @@ class Run:
         self.epoch = self.position = self.step = self.waited = 0
         self.best_value, self.best_epoch, self.done, self.seconds = -float("inf"), -1, False, 0.0
         self.history: list[dict[str, Any]] = []
-        self.sums: dict[
-            str, list[Any]
-        ] = {}  # {task: [sum of losses, steps]}; on a device the first is a tensor
+        # {task: [sum of losses, steps]}; on a device the sum is a tensor until it is read
+        self.sums: dict[str, list[Any]] = {}
         self.rows, self.rows_at = 0, 0.0
         self._written = 0
         self._saved_at = time.monotonic()
