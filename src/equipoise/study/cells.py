@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +197,16 @@ def perform_all(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool whose processes do one run each; an error or Ctrl-C drops what has not begun."""
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    """Yield a pool whose processes do one run each; an error or Ctrl-C drops what has not begun.
+
+    They are forked from a server that has loaded torch once (2.5 s, as much as a short run trains); where the system has no
+    fork, each loads it itself. polars and pyarrow are not loaded there: their threads would not outlive a fork.
+    """
+    forks = "forkserver" in get_all_start_methods()
+    context = get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload(["torch", "torch._dynamo"])
+    pool = ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
     try:
         yield pool
     except BaseException:
