@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "Balancer": "equipoise.balancer",
     "Record": "equipoise.record",
-    "StationaryError": "equipoise.record",
+    "StationaryError": "equipoise.weighing",
     "Clippy": "equipoise.updates.clippy",
     "METHODS": "equipoise.methods",
     "PUB": "equipoise.methods",
@@ -107,9 +107,10 @@ if TYPE_CHECKING:
         SDMGrad,
         UPGrad,
     )
-    from equipoise.record import Record, StationaryError
+    from equipoise.record import Record
     from equipoise.training import evaluate, resume, train
     from equipoise.updates.clippy import Clippy
+    from equipoise.weighing import StationaryError
 
 
 def __getattr__(name: str) -> Any:

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from equipoise import joint, sketch, transfer
-from equipoise.collect import Collected, collect_each, collect_near, collect_weighted, expose, note_near
+from equipoise.ahead import Ahead
+from equipoise.collect import Collected, collect_each, collect_weighted, expose
 from equipoise.compiled import has_form
 from equipoise.gradients import CheckedLosses, TaskGradient, check_losses, sum_of_squares
-from equipoise.gram import grams as make_grams
 from equipoise.layout import Layout
-from equipoise.mixing import cross_gram, mix_gradients, mix_updates, sketch_rows
+from equipoise.mixing import cross_gram, mix_gradients, mix_updates
 from equipoise.moments import TaskMoments
 from equipoise.options import Options, refuse_weighted, resolve_method
-from equipoise.presence import blank_tasks, blank_weighted, losses_of, sort_tasks, step_if, summary
-from equipoise.record import Record, StationaryError, Tally
+from equipoise.presence import blank_tasks, blank_weighted, losses_of, sort_tasks, step_if, summary, unread
+from equipoise.record import Record, Tally
 from equipoise.tracks import Tracks
 from equipoise.transfer import Waiting
 from equipoise.updates.clippy import Clippy
-from equipoise.weighing import Grams, Weighed, Weigher, constant, nothing
+from equipoise.weighing import Grams, StationaryError, Weighed, Weigher, constant, nothing
 
 
 class Balancer:
@@ -106,7 +106,7 @@ class Balancer:
         compile: bool = False,
     ) -> None:
         self.method = resolve_method(method)
-        kind, self._chosen = sketch.check(gram)
+        kind, chosen = sketch.check(gram)
         self.options = Options(
             self.method,
             level or self.method.level,
@@ -129,7 +129,7 @@ class Balancer:
         self._tracks = Tracks(self._layout, self.method)
         self._weigher = Weigher(self.options)
         self._tally = Tally()
-        self._sketch: list[int] | None = None
+        self._ahead = Ahead(self._layout, self.options, self._weigher, chosen)
         if compile:
             eager = [
                 type(o).__name__
@@ -234,115 +234,17 @@ class Balancer:
     def _backward_weighted(
         self, checked: CheckedLosses, representation: Tensor | None, keep_graph: bool
     ) -> None:
-        """Weights from the losses or the representation's gradients where they are due, then one backward."""
-        collected, options = self._collected, self.options
-        nearby = options.level == "representation" or options.gram == "sketch"
-        # between solves a sketch is not looked at, unless the towers are to have their own exact gradients
-        of_rows = nearby and (options.between == "exact" or self._weigher.must_solve(checked.values))
-        of_rows = of_rows or (nearby and not self._layout.seen.issuperset(checked.values))
-        if of_rows:
-            tasks = self._weigh_near(checked, representation)
+        """Weights from the losses or the gradients near them where they are due, then one backward."""
+        collected, ahead, late = self._collected, self._ahead, self._tally.waiting()
+        near = ahead.looks_near(checked)
+        if near:
+            tasks, self._weighed = ahead.of_near(collected, checked, representation, self._weighed, late)
         else:
-            tasks = self._weigh_losses(checked)
+            tasks, self._weighed = ahead.of_losses(collected, checked, self._weighed, late)
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
-            collect_weighted(
-                collected, self._layout, checked, {name: weights[name] for name in tasks}, of_rows, keep_graph
-            )
-
-    def _weighs(self, tasks: Iterable[str]) -> bool:
-        """Whether this backward decides the weights: the first, or one with a task that the first had not."""
-        return any(self._weighed is None or name not in self._weighed.tasks for name in tasks)
-
-    def _weigh_losses(self, checked: CheckedLosses) -> list[str]:
-        """Return the tasks that take part, with weights kept or made of the losses. Reads these, but see `_unread`."""
-        names, collected = list(checked.values), self._collected
-        weighs = self._weighs(names)
-        due = weighs and self._weigher.must_solve(names) and not self.method.any_level
-        finite, found = dict.fromkeys(names, True), torch.zeros(len(names), dtype=torch.float64)
-        if names and (due or not self._unread):
-            each = torch.stack([loss.detach().double() for loss in checked.values.values()])
-            found = transfer.to_host([each], self._tally.waiting())[0]
-            finite = {name: math.isfinite(v) for name, v in zip(names, found.tolist(), strict=True)}
-        collected.bad.update(name for name, good in finite.items() if not good)
-        kept = self._weigher.kept if self.options.level != "losses" else finite
-        tasks = [name for name, good in finite.items() if good and name in kept]
-        if self._weighs(tasks):
-            losses = found[[names.index(name) for name in tasks]]
-            self._weighed = self._decide(tasks, losses, {}, None)
-        return tasks
-
-    def _weigh_near(self, checked: CheckedLosses, representation: Tensor | None) -> list[str]:
-        """Return the tasks that take part, with weights kept or made of the gradients near the losses."""
-        layout, options = self._layout, self.options
-        if layout.shared is None:
-            layout.discover(checked.values, len(self._weigher.tasks))
-        if options.gram == "sketch":
-            near, what = self._sketched(checked), "sketch's parameters"
-        elif representation is None:
-            raise ValueError(
-                "representation must be given at level='representation', got None; pass "
-                "backward(losses, representation=...), the tensor that every tower reads"
-            )
-        else:
-            near, what = [representation], "representation"
-        seen = collect_near(layout, checked, near, what)
-        each = [loss.detach().double() for loss in checked.values.values()]
-        losses = Waiting(torch.stack(each) if each else torch.zeros(0))
-        along = [seen.numbers, losses, *self._tally.waiting()]
-        due = self._weighs(seen.rows) and self._weigher.must_solve(seen.rows)
-        found: dict[str, list[Tensor]] | None = None
-        if due and transfer.waits(near[0].device):
-            found = self._near_grams(seen.rows, along)  # as if all took part: one transfer if they do
-        read = due or not self._unread
-        if read and seen.numbers.found is None:
-            transfer.to_host([], along)
-        rows = note_near(self._collected, layout, checked, seen, read)
-        tasks = list(rows)
-        layout.put_own(self._collected.tasks)
-        if self._weighs(tasks):
-            if found is None or len(rows) < len(seen.rows):
-                found = self._near_grams(rows, [])
-            at = [k for k, name in enumerate(seen.rows) if name in rows]
-            known = losses.read()[at] if read else torch.zeros(len(at), dtype=torch.float64)
-            self._weighed = self._decide(tasks, known, found, options.level)
-        return tasks
-
-    def _near_grams(
-        self, rows: Mapping[str, list[Tensor]], along: Sequence[Waiting]
-    ) -> dict[str, list[Tensor]]:
-        """Return {kind: [Gram matrix]} of a solve's kinds of rows near the losses, {} where none is due. One transfer."""
-        if not self._weigher.must_solve(rows) or (len(rows) == 1 and self.options.scale != "raw"):
-            return {}
-        made = {"representation": list(rows.values())}
-        if self.options.gram == "sketch":
-            made = sketch_rows(self._layout, self.options, self._sketch or (), list(rows.values()))
-        kinds = self._weigher.kinds(self.options.level)
-        return {kind: [m] for kind, m in zip(kinds, make_grams([made[k] for k in kinds], along), strict=True)}
-
-    @property
-    def _unread(self) -> bool:
-        """Whether steps between solves read nothing: on a device, unless a non-finite task is to raise.
-
-        Zeros then stand in place of what is not finite, which leaves momentum's own move (of a weighted step not even that where
-        torch's optimizer is fused), and it counts in the record's totals from the next step that reads.
-        """
-        device = self._layout.parameters[0].device
-        return transfer.waits(device) and self.options.on_nonfinite == "leave_out"
-
-    def _sketched(self, checked: CheckedLosses) -> list[Tensor]:
-        """Return the parameters of the sketch, found at the first solve."""
-        if self._sketch is None:
-            shared = dict(zip(self._layout.shared or (), self._layout.shared_parameters(), strict=True))
-            positions = {id(p): position for position, p in shared.items()}
-            if wrong := [p for p in self._chosen if id(p) not in positions]:
-                raise ValueError(
-                    f"gram must hold shared parameters, got one of shape {tuple(wrong[0].shape)} that is not shared"
-                )
-            self._sketch = [positions[id(p)] for p in self._chosen] or sketch.nearest(
-                checked.values.values(), shared
-            )
-        return list(self._layout.pick(self._sketch))
+            used = {name: weights[name] for name in tasks}
+            collect_weighted(collected, self._layout, checked, used, near, keep_graph)
 
     # ---- step ----
 
@@ -399,7 +301,7 @@ class Balancer:
         """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest.
 
         On a device all tasks are taken to be present: whether they are is read with the Gram matrix, and if they are not the
-        step begins again with those that are (nothing has been written). Between solves nothing is read, see `_unread`.
+        step begins again with those that are (nothing has been written). Between solves nothing is read, see `presence.unread`.
         """
         options, layout, collected = self.options, self._layout, self._collected
         tasks = {name: collected.tasks[name] for name in self._weigher.tasks if name in collected.tasks}
@@ -437,7 +339,7 @@ class Balancer:
         if not waits or not begun or changes or options.max_task_norm is not None or self._collected.bad:
             return False
         if not self._weigher.must_solve(tasks):
-            return self._unread
+            return unread(self._layout, options)
         kind = "updates" if options.mixes_updates else "gradients"
         return bool(self._weigher.kinds(kind)) and (len(tasks) > 1 or options.scale == "raw")
 
@@ -475,7 +377,7 @@ class Balancer:
         found = grams(kinds, [numbers, *self._tally.waiting()]) if kinds else {}
         if assumed and len(sort_tasks(collected, numbers.read(), None)) < len(tasks):
             return nothing("left_out")
-        return self._decide(tasks, self._losses(present, numbers), found, mixed, extras)
+        return self._weigher.decide(tasks, self._losses(present, numbers), found, mixed, extras)
 
     def _losses(self, present: Mapping[str, TaskGradient], numbers: Waiting) -> Tensor:
         """Return the losses [P] of the present tasks, float64, on the CPU."""
@@ -484,29 +386,8 @@ class Balancer:
             return losses
         return losses[[name in present for name in self._collected.tasks]]
 
-    def _decide(
-        self,
-        tasks: list[str],
-        losses: Tensor,
-        grams: Mapping[str, list[Tensor]],
-        mixed: str | None,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> Weighed:
-        """Return the kept weights, or those of a solve; raise where `on_stationary` says so."""
-        if not self._weigher.must_solve(tasks):
-            return self._weigher.keep(tasks)
-        if len(tasks) == 1 and self.options.scale != "raw":
-            return constant(tasks, "one_task")
-        weighed = self._weigher.solve(tasks, losses, grams, mixed, extras)
-        if weighed.status == "stationary" and self.options.on_stationary == "raise":
-            raise StationaryError(
-                f"no step serves all tasks at step {self._weigher.steps + 1}: 0 lies in the convex hull of the "
-                f"{self.options.level} of {tasks}; nothing was written"
-            )
-        return weighed
-
     def _step_weighted(self) -> Record:
-        """One torch step of the weighted gradient; a non-finite one skips the whole step, or is zeros, see `_unread`."""
+        """One torch step of the weighted gradient; a non-finite one skips the whole step, or is zeros, see `presence.unread`."""
         if not self._exposed:
             self._refuse_nonfinite()
         collected, parameters = self._collected, self._layout.shared_parameters()
@@ -516,7 +397,7 @@ class Balancer:
         if collected.weighted is None:
             if self._weighed is None or self._weighed.status != "stationary":
                 return self._skip()
-        elif self._unread:
+        elif unread(self._layout, self.options):
             good = blank_weighted(collected, self._layout)
             self._tally.count_late(self._weigher.tasks, good)
         else:
@@ -572,7 +453,7 @@ class Balancer:
             "method": type(self.method).__name__,
             **self._layout.state_dict(),
             **self._weigher.state_dict(),
-            "sketch": self._sketch,
+            "sketch": self._ahead.sketch,
             "moments": {} if self._moments is None else self._moments.state_dict(),
             "tracks": self._tracks.state_dict(),
             "totals": self._totals(),
@@ -600,7 +481,7 @@ class Balancer:
         state = copy.deepcopy(dict(state))
         self._layout.load_state_dict(state)
         self._weigher.load_state_dict(state)
-        self._sketch = state.get("sketch")
+        self._ahead.sketch = state.get("sketch")
         self._tally = Tally(state["totals"])
         if self._moments is not None:
             self._moments.load_state_dict(state["moments"])

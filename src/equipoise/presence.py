@@ -8,10 +8,21 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from equipoise import transfer
 from equipoise.collect import Collected
 from equipoise.gradients import TaskGradient, all_zero, sum_of_squares, zero_unless
 from equipoise.layout import Layout
+from equipoise.options import Options
 from equipoise.transfer import Waiting
+
+
+def unread(layout: Layout, options: Options) -> bool:
+    """Whether steps between solves read nothing: on a device, unless a non-finite task is to raise.
+
+    Zeros then stand in place of what is not finite, which leaves momentum's own move (of a weighted step not even that where
+    torch's optimizer is fused), and it counts in the record's totals from the next step that reads.
+    """
+    return transfer.waits(layout.parameters[0].device) and options.on_nonfinite == "leave_out"
 
 
 def summary(tasks: Mapping[str, TaskGradient], like: Tensor) -> Waiting:

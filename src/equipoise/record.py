@@ -60,10 +60,6 @@ class Record:
         return len(self.nonfinite)
 
 
-class StationaryError(RuntimeError):
-    """Raised under `on_stationary="raise"`: 0 lies in the convex hull of the tasks' updates, no step serves all."""
-
-
 @dataclass
 class Tally:
     """Counts since the start: {"absent": {task: steps}, "nonfinite": {task: steps}}.

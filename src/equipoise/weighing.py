@@ -20,6 +20,10 @@ Grams = Callable[[Collection[str], Sequence[Waiting]], Mapping[str, list[Tensor]
 [P, P], one, or one a shared tensor}."""
 
 
+class StationaryError(RuntimeError):
+    """Raised under `on_stationary="raise"`: 0 lies in the convex hull of the tasks' updates, no step serves all."""
+
+
 @dataclass(frozen=True)
 class Weighed:
     """Weights [K, P] float64 (CPU, after the scale rule) of the P present tasks, and what they came from.
@@ -111,6 +115,31 @@ class Weigher:
             wanted.add(mixed)
         return sorted(wanted)
 
+    def decide(
+        self,
+        tasks: Sequence[str],
+        losses: Tensor,
+        grams: Mapping[str, list[Tensor]],
+        mixed: str | None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> Weighed:
+        """Return the kept weights, 1 for a single task, or those of a solve (arguments as there).
+
+        Raises:
+            StationaryError: under `on_stationary="raise"`.
+        """
+        if not self.must_solve(tasks):
+            return self.keep(tasks)
+        if len(tasks) == 1 and self.options.scale != "raw":
+            return constant(tasks, "one_task")
+        weighed = self.solve(tasks, losses, grams, mixed, extras)
+        if weighed.status == "stationary" and self.options.on_stationary == "raise":
+            raise StationaryError(
+                f"no step serves all tasks at step {self.steps + 1}: 0 lies in the convex hull of the "
+                f"{self.options.level} of {list(tasks)}; nothing was written"
+            )
+        return weighed
+
     def solve(
         self,
         tasks: Sequence[str],
@@ -128,7 +157,7 @@ class Weigher:
             mixed: which rows are mixed, None where none of them is; the scale rules act on their Gram matrix.
             extras: more of what methods may name in `needs`.
 
-        Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: the Balancer raises.
+        Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: `decide` raises.
         """
         options = self.options
         statistics = [losses] if options.level == "losses" else grams[options.level]

@@ -47,7 +47,7 @@ def reported(command: F) -> F:
             typer.echo("equipoise: interrupted", err=True)
             raise typer.Exit(130) from None
         except RuntimeError as error:
-            from equipoise.record import StationaryError
+            from equipoise.weighing import StationaryError
 
             if not isinstance(error, StationaryError):
                 raise
