@@ -1,17 +1,21 @@
 """The tables of docs/results.md: every method against tuned plain training, by the protocol of `equipoise compare`, on real and simulated logs.
 
-python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [--jobs 2] [--logs census mixed ...] [--write docs/results.md] [--dry-run]
+python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [--jobs 2] [--logs census mixed ...] [--models mmoe ...]
+                             [--methods single equal ...] [--write docs/results.md] [--dry-run]
 
 Cells: SharedBottom and MMoE on KuaiRand-Pure, Census-Income and the simulated logs independent, aligned and mixed (100,000 rows); PLE on KuaiRand
 and independent. Five seeds, ten for plain training and the PUB rows. The estimate is printed first; `--budget` (core-hours) leaves out secondary
 rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
-command goes on where it was stopped; what lies between the markers in docs/results.md is written anew.
+command goes on where it was stopped. `--write` puts each cell that was measured between its markers in docs/results.md as soon as it
+is there, with the fingerprint of the code that it was trained with, and leaves the other cells as they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,7 @@ NARROW: dict[str, Any] = {
     "mmoe": {"num_experts": 4, "expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
     "ple": {"expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
 }
+MODELS = {"shared_bottom": "SharedBottom", "mmoe": "MMoE", "ple": "PLE"}
 TITLES = {
     "kuairand": "KuaiRand-Pure, test day 2022-05-06",
     "census": "Census-Income, the published test file split 60/10/30",
@@ -45,6 +50,11 @@ TITLES = {
     "aligned": "Simulated, aligned tasks",
     "mixed": "Simulated, mixed tasks",
 }
+
+
+ALL_CELLS = [f"{n}/{m}" for n in TITLES for m in MODELS if m != "ple" or n in ("kuairand", "independent")]
+CELL = re.compile(r"<!-- (\w+/\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+DECISIONS = ("win", "loss", "tie", "undecided")
 
 
 @dataclass
@@ -90,12 +100,12 @@ def logs(data: Path | None, work: Path) -> dict[str, Log]:
     return found
 
 
-def cells(found: dict[str, Log]) -> list[Cell]:
-    """Plan every cell, with all rows."""
+def cells(found: dict[str, Log], models: Sequence[str] = tuple(MODELS)) -> list[Cell]:
+    """Plan every cell of these logs and models, with all rows."""
     result = []
     for name, log in found.items():
         sizes = NARROW if log.schema.simulated else REAL
-        for model in ("shared_bottom", "mmoe", *(("ple",) if name in ("kuairand", "independent") else ())):
+        for model in (m for m in models if f"{name}/{m}" in ALL_CELLS):
             base: dict[str, Any] = {"epochs": 10, "patience": 2}
             if name == "kuairand":
                 base["batch_size"] = 512
@@ -103,21 +113,21 @@ def cells(found: dict[str, Log]) -> list[Cell]:
                 log, models_=[model], methods=[*CORE, *SECONDARY], seeds=SEEDS, base=base, set_=sizes[model]
             )
             result.append(Cell(name, model, plan, compare.expect(plan), []))
-    order = {"shared_bottom": 0, "mmoe": 1, "ple": 2}
-    return sorted(result, key=lambda cell: order[cell.model])
+    return sorted(result, key=lambda cell: list(MODELS).index(cell.model))
 
 
-def fit_budget(planned: list[Cell], hours: float) -> list[str]:
+def fit_budget(planned: list[Cell], hours: float, methods: Sequence[str] = (*CORE, *SECONDARY)) -> list[str]:
     """Fill each cell's `methods`, first the core rows cell by cell, then the others method by method; return what is left out."""
     left, out = hours, []
     missing: dict[str, list[str]] = {}
+    core = [m for m in CORE if m in methods]
     for cell in planned:
-        cost = sum(cell.hours(m) for m in CORE)
+        cost = sum(cell.hours(m) for m in core)
         if cost <= left:
-            cell.methods, left = list(CORE), left - cost
+            cell.methods, left = list(core), left - cost
         else:
             out.append(f"all of {cell.model} on {cell.name}")
-    for method in SECONDARY:
+    for method in (m for m in SECONDARY if m in methods):
         for cell in planned:
             if cell.methods:
                 if (cost := cell.hours(method)) <= left:
@@ -141,17 +151,49 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
     many = replace(
         plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
     )
-    parts = [f"### {cell.model}"]
+    parts = [f"### {MODELS[cell.model]}"]
     for what, each in ((f"All rows, {SEEDS} seeds:", plan), (f"Plain and PUB, {MANY} seeds:", many)):
         told = findings(compare.carry_out(each, folder, workers=jobs))
         write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
-        lines = present.verdict(told)
-        parts += [
-            what,
-            present.table(*present.columns(told, brief=True)),
-            "\n".join(f"- {line}" for line in lines),
-        ]
+        parts += [what, side_table(told), "\n".join(f"- {line}" for line in present.verdict(told, False))]
+    left_out = f"Left out for the budget: {', '.join(dropped)}. " if dropped else ""
+    parts.append(f"{left_out}Training code {code()}.")
     return "\n\n".join(parts)
+
+
+def side_table(told: dict[str, Any]) -> str:
+    """Return the brief table of a comparison, with each difference's interval and the decisions by task."""
+    head, rows = present.columns(told, brief=True)
+    counts = {entry["method"]: entry["counts"] for entry in told["counts"]}
+    at = head.index("decision")
+    head[at : at + 1] = ["95 % interval", "decision", "tasks won, lost, tied, undecided"]
+    for side, row in zip(told["sides"], rows, strict=True):
+        mean, by_task = side["contrasts"].get("mean"), counts.get(side["method"])
+        interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
+        told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
+        row[at : at + 1] = [interval, row[at], told_counts]
+    return present.table(head, rows)
+
+
+def put(text: str, key: str, cell: str) -> str:
+    """Return the document with a cell's tables in place of those it had, else where they belong in the order of logs and models."""
+    before, _, rest = text.partition(BEGIN)
+    inside, there, after = rest.partition(END)
+    if not there:
+        raise SystemExit(f"the file to write must hold the lines {BEGIN} and {END}")
+    found = dict(CELL.findall(inside)) | {key: cell}
+    parts = []
+    for name, title in TITLES.items():
+        mine = [f"{name}/{model}" for model in MODELS if f"{name}/{model}" in found]
+        parts += [f"## {title}"] if mine else []
+        parts += [f"<!-- {k} -->\n\n{found[k].strip()}\n\n<!-- end -->" for k in mine]
+    missing = [k for k in ALL_CELLS if k not in found]
+    if missing:
+        parts.append(
+            f"Not measured: {', '.join(f'{MODELS[m]} on {n}' for n, m in (k.split('/') for k in missing))}."
+        )
+    parts.append(present.NOTES)
+    return f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
 
 
 def main() -> None:
@@ -168,38 +210,33 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=10.0, help="core-hours")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--logs", nargs="+", choices=tuple(TITLES), default=list(TITLES), help="only these")
-    parser.add_argument("--write", type=Path, help="file whose part between the markers is replaced")
+    parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS), help="only these")
+    every = [*CORE, *SECONDARY]
+    parser.add_argument(
+        "--methods", nargs="+", choices=every, default=every, help="only these and equal, pub"
+    )
+    parser.add_argument("--write", type=Path, help="file whose cells between their markers are replaced")
     parser.add_argument("--dry-run", action="store_true", help="print the estimate only")
     given = parser.parse_args()
+    wanted = [m for m in every if m in {*given.methods, "equal", "pub"}]
     found = {name: log for name, log in logs(given.data, given.work).items() if name in given.logs}
-    planned = cells(found)
+    planned = cells(found, given.models)
     whole = sum(cell.hours(m) for cell in planned for m in cell.plan.methods)
-    dropped = fit_budget(planned, given.budget)
+    dropped = fit_budget(planned, given.budget, wanted)
     kept = sum(cell.hours(m) for cell in planned for m in cell.methods)
-    dropped += [f"everything on {name}" for name in TITLES if name not in found]
     print(f"all rows: about {whole:.1f} core-hours; within the budget of {given.budget:g}: {kept:.1f}")
     if dropped:
         print(f"left out: {'; '.join(dropped)}", flush=True)
     if given.dry_run:
         return
-    sections: dict[str, list[str]] = {}
     for cell in planned:
-        if cell.methods:
-            sections.setdefault(cell.name, []).append(measure(cell, given.work, given.jobs))
-    text = "\n\n".join(
-        "\n\n".join([f"## {TITLES[name]}", *sections[name]]) for name in TITLES if name in sections
-    )
-    if dropped:
-        text += f"\n\nLeft out for the budget of {given.budget:g} core-hours: {'; '.join(dropped)}."
-    text += f"\n\nTraining code {code()}. {present.NOTES}"
-    print(text)
-    if given.write is not None:
-        whole_text = given.write.read_text(encoding="utf-8")
-        before, _, rest = whole_text.partition(BEGIN)
-        _, found, after = rest.partition(END)
-        if not found:
-            raise SystemExit(f"{given.write} must hold the lines {BEGIN} and {END}")
-        write_text(given.write, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        if not cell.methods:
+            continue
+        text = measure(cell, given.work, given.jobs)
+        print(f"## {TITLES[cell.name]}\n\n{text}\n", flush=True)
+        if given.write is not None:
+            document = given.write.read_text(encoding="utf-8")
+            write_text(given.write, put(document, f"{cell.name}/{cell.model}", text))
 
 
 if __name__ == "__main__":

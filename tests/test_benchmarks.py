@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -42,3 +43,43 @@ def test_one_seed_smoke(tmp_path, script, folder, floors):
         # one epoch is far from the docs' figures; below these floors something is broken, above .75 clicks leak
         for task, floor in floors.items():
             assert floor < run[task]["auc"] < (0.75 if script == "kuairand.py" else 0.999)
+
+
+@pytest.fixture
+def results():
+    """benchmarks/results.py as a module."""
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["results"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["results"]
+
+
+def test_a_measured_cell_takes_its_place_among_the_others(results):
+    document = f"# Results\n\nBefore.\n\n{results.BEGIN}\n\n{results.END}\n\nAfter.\n"
+    document = results.put(document, "mixed/mmoe", "old mixed")
+    document = results.put(document, "census/mmoe", "census mmoe")
+    document = results.put(document, "census/shared_bottom", "census bottom")
+    document = results.put(document, "mixed/mmoe", "new mixed")
+    assert document.startswith("# Results\n\nBefore.\n") and document.endswith("\n\nAfter.\n")
+    assert "old mixed" not in document
+    order = ["## Census", "census bottom", "census mmoe", "## Simulated, mixed", "new mixed", "Not measured:"]
+    places = [document.index(text) for text in order]
+    assert places == sorted(places)
+    missing = document.partition("Not measured:")[2]
+    assert "MMoE on kuairand" in missing and "MMoE on mixed" not in missing and "PLE on census" not in missing
+
+
+def test_a_document_without_markers_is_not_written(results):
+    with pytest.raises(SystemExit, match="must hold the lines"):
+        results.put("# Results\n", "mixed/mmoe", "text")
+
+
+def test_the_budget_goes_to_core_rows_first(results, monkeypatch):
+    monkeypatch.setattr(results.Cell, "hours", lambda cell, method: {"a": 0.1, "b": 1.0}[cell.name])
+    planned = [results.Cell(name, "mmoe", None, None, []) for name in "ab"]
+    left_out = results.fit_budget(planned, 0.75)
+    assert planned[0].methods == [*results.CORE, *results.SECONDARY[:2]]  # .5, then two of .1
+    assert planned[1].methods == []
+    assert left_out[0] == "all of mmoe on b" and left_out[1] == f"{results.SECONDARY[2]} everywhere"

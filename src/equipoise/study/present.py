@@ -40,8 +40,8 @@ def heading(findings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def verdict(findings: dict[str, Any]) -> list[str]:
-    """Return the decisions in sentences: the primary contrast, the best other method, what limits them."""
+def verdict(findings: dict[str, Any], by_task: bool = True) -> list[str]:
+    """Return the decisions in sentences: the primary contrast, the best other method, what limits them, and counts `by_task`."""
     plan, found = findings["plan"], findings["primary"]
     if found is None:
         return ["The primary contrast could not be measured: a side has no model; see the failures below."]
@@ -54,7 +54,7 @@ def verdict(findings: dict[str, Any]) -> list[str]:
             f"Best other method on validation: {other['method']}: {plan['primary']} minus {other['method']} {_difference(other)}: "
             f"{other['decision']}."
         )
-    for entry in findings["counts"]:
+    for entry in findings["counts"] if by_task else ():
         c = entry["counts"]
         lines.append(
             f"{entry['model']}, {entry['method']} against {plan['reference']}, by task: {c['win']} won, {c['loss']} lost, "
