@@ -42,6 +42,8 @@ NARROW: dict[str, Any] = {
     "mmoe": {"num_experts": 4, "expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
     "ple": {"expert": [16, 8], "tower_sizes": [], "embedding_dim": 8},
 }
+BATCH = {"kuairand": 512, "independent": 256, "aligned": 256, "mixed": 256}
+"""Chosen on validation rows for plain and PUB alike; docs/results.md says how. Others take the default, 2048."""
 MODELS = {"shared_bottom": "SharedBottom", "mmoe": "MMoE", "ple": "PLE"}
 TITLES = {
     "kuairand": "KuaiRand-Pure, test day 2022-05-06",
@@ -106,9 +108,7 @@ def cells(found: dict[str, Log], models: Sequence[str] = tuple(MODELS)) -> list[
     for name, log in found.items():
         sizes = NARROW if log.schema.simulated else REAL
         for model in (m for m in models if f"{name}/{m}" in ALL_CELLS):
-            base: dict[str, Any] = {"epochs": 10, "patience": 2}
-            if name == "kuairand":
-                base["batch_size"] = 512
+            base = {"epochs": 10, "patience": 2, **({"batch_size": BATCH[name]} if name in BATCH else {})}
             plan = compare.make_plan(
                 log, models_=[model], methods=[*CORE, *SECONDARY], seeds=SEEDS, base=base, set_=sizes[model]
             )
