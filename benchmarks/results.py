@@ -6,7 +6,7 @@ python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [
 Cells: SharedBottom and MMoE on KuaiRand-Pure, Census-Income and the simulated logs independent, aligned and mixed (100,000 rows); PLE on KuaiRand
 and independent. Five seeds, ten for plain training and the PUB rows. The estimate is printed first; `--budget` (core-hours) leaves out secondary
 rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
-command goes on where it was stopped. `--write` puts each cell that was measured between its markers in docs/results.md as soon as it
+command goes on where it was stopped; runs of other training code or data lie apart. `--write` puts each cell that was measured between its markers in docs/results.md as soon as it
 is there, with the fingerprint of the code that it was trained with, and leaves the other cells as they are.
 """
 
@@ -146,7 +146,9 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
     methods = tuple(m for m in cell.plan.methods if m in cell.methods)
     dropped = tuple(m for m in cell.plan.methods if m not in methods)
     plan = replace(cell.plan, methods=methods, dropped=dropped)
-    folder = work / f"{cell.name}-{cell.model}"
+    folder = (
+        work / f"{cell.name}-{cell.model}-{plan.code}-{plan.data['fingerprint'][:8]}"
+    )  # so nothing is mixed
     folder.mkdir(parents=True, exist_ok=True)
     many = replace(
         plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
