@@ -6,8 +6,8 @@ python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [
 Cells: SharedBottom and MMoE on KuaiRand-Pure, Census-Income and the simulated logs independent, aligned and mixed (100,000 rows); PLE on KuaiRand
 and independent. Five seeds, ten for plain training and the PUB rows. The estimate is printed first; `--budget` (core-hours) leaves out secondary
 rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
-command goes on where it was stopped; runs of other training code or data lie apart. `--write` puts each cell that was measured between its markers in docs/results.md as soon as it
-is there, with the fingerprint of the code that it was trained with, and leaves the other cells as they are.
+command goes on where it was stopped; runs of other training code or data lie apart. `--write` puts each cell that was measured between
+its markers in docs/results.md as soon as it is there, with the fingerprint of the code that it was trained with, and leaves the other cells as they are.
 """
 
 from __future__ import annotations
@@ -146,9 +146,8 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
     methods = tuple(m for m in cell.plan.methods if m in cell.methods)
     dropped = tuple(m for m in cell.plan.methods if m not in methods)
     plan = replace(cell.plan, methods=methods, dropped=dropped)
-    folder = (
-        work / f"{cell.name}-{cell.model}-{plan.code}-{plan.data['fingerprint'][:8]}"
-    )  # so nothing is mixed
+    # runs of other code or data are never mixed in
+    folder = work / f"{cell.name}-{cell.model}-{plan.code}-{plan.data['fingerprint'][:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     many = replace(
         plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
@@ -158,7 +157,7 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
         told = findings(compare.carry_out(each, folder, workers=jobs))
         write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
         parts += [what, side_table(told), "\n".join(f"- {line}" for line in present.verdict(told, False))]
-    left_out = f"Left out for the budget: {', '.join(dropped)}. " if dropped else ""
+    left_out = f"Not run here: {', '.join(dropped)}. " if dropped else ""
     parts.append(f"{left_out}Training code {code()}.")
     return "\n\n".join(parts)
 
