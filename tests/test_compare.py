@@ -59,14 +59,18 @@ def finished(log, tmp_path_factory):
     return plan, out, done, findings(done, 50)
 
 
-def test_every_side_gets_the_same_number_of_further_runs():
+def test_settings_of_a_side_are_its_own_and_the_same_each_time():
     for method in NAMES:
-        found = spaces.candidates(method, TASKS, RATES)
-        assert len(found) == spaces.NUM_CANDIDATES, method
-        assert found == spaces.candidates(method, TASKS, RATES)
+        found = spaces.constants(method, TASKS, RATES, 3)
+        known = "fixed" in method or method.partition("+")[0] in spaces.SPACES
+        assert len(found) == min(
+            3, 3 if "fixed" in method else len(spaces.constants(method, TASKS, RATES, 99))
+        ), method
+        assert bool(found) == known, method
+        assert found == spaces.constants(method, TASKS, RATES, 3)
         texts = [json.dumps(entry, sort_keys=True) for entry in found]
-        assert len(set(texts)) == len(texts), method
-        assert {"set": {}, "weight_decay": 0.0} not in found, method
+        assert len(set(texts)) == len(texts) and {} not in found, method
+    assert spaces.constants("cagrad", TASKS, RATES, 0) == spaces.constants("fixed", TASKS, RATES, 0) == []
 
 
 def test_a_space_names_constants_of_its_method_and_values_beside_the_default():
@@ -79,13 +83,36 @@ def test_a_space_names_constants_of_its_method_and_values_beside_the_default():
 
 
 def test_fixed_weights_start_from_equal_losses_and_sum_to_the_number_of_tasks():
-    found = spaces.candidates("fixed", TASKS, RATES)
-    first = found[0]["set"]["method.weights"]
+    found = spaces.constants("fixed", TASKS, RATES, 4)
+    first, second = (entry["method.weights"] for entry in found[:2])
     entropy = {t: -p * math.log(p) - (1 - p) * math.log(1 - p) for t, p in RATES.items()}
     products = [first[t] * entropy[t] for t in TASKS]
     assert max(products) - min(products) < 1e-3  # weights are rounded to four decimals
+    roots = [second[t] ** 2 * entropy[t] for t in TASKS]
+    assert max(roots) / min(roots) < 1.01
     for entry in found:
-        assert sum(entry["set"]["method.weights"].values()) == pytest.approx(3, abs=2e-4)
+        assert sum(entry["method.weights"].values()) == pytest.approx(3, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "tried, following",
+    [
+        ({0.0: 0.7, 1e-5: 0.6, 1e-4: 0.5}, 1e-6),
+        ({0.0: 0.7, 1e-5: 0.6, 1e-4: 0.5, 1e-6: 0.6}, 1e-7),
+        ({0.0: 0.5, 1e-5: 0.6, 1e-4: 0.7}, 3e-4),
+        ({0.0: 0.5, 1e-5: 0.6, 1e-4: 0.7, 3e-4: 0.8}, 1e-3),
+        ({0.0: 0.5, 1e-5: 0.7, 1e-4: 0.6}, 3e-5),
+        ({0.0: 0.5, 1e-5: 0.7, 1e-4: 0.6, 3e-5: 0.6}, 3e-6),
+        (
+            dict.fromkeys(
+                (1e-07, 3e-07, 1e-06, 3e-06, 1e-05, 3e-05, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), 0.0
+            ),
+            None,
+        ),
+    ],
+)
+def test_weight_decay_is_looked_for_next_to_the_best(tried, following):
+    assert spaces.next_decay(tried) == following
 
 
 @pytest.mark.parametrize(
@@ -116,13 +143,13 @@ def answer(values):
     return perform, asked
 
 
-def test_tuning_takes_the_best_mean_then_the_best_candidate():
+def test_tuning_takes_the_best_mean_then_the_best_decay():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
     unit = tuning.Unit("mmoe", "equal")
 
     def values(config):
         if config["weight_decay"]:
-            return outcome(0.7 if config["weight_decay"] == 1e-5 else 0.1)
+            return outcome(0.7 - abs(math.log10(config["weight_decay"] / 3e-4)) / 10)
         return outcome(
             {0.03: 0.6, 0.1: 0.5}.get(config["lr"], config["lr"])
         )  # grows to .03, then .1 is worse
@@ -133,13 +160,41 @@ def test_tuning_takes_the_best_mean_then_the_best_candidate():
         [3e-4, 1e-3, 3e-3, 1e-2],
         [0.03],
         [0.1],
-        [0.03],
+        *[[0.03]] * 5,
     ]
-    assert [len(jobs) for jobs in asked] == [8, 2, 2, 6] and not any(j.final for jobs in asked for j in jobs)
-    assert [j.config["weight_decay"] for j in asked[-1]] == list(spaces.WEIGHT_DECAYS)
-    assert {j.config["seed"] for j in asked[-1]} == {1000}
-    assert (found.lr, found.chosen["weight_decay"], found.value) == (0.03, 1e-5, 0.7)
-    assert found.others[0] == ({"set": {}, "weight_decay": 0.0}, 0.6)
+    decays = [[j.config["weight_decay"] for j in jobs] for jobs in asked[3:]]
+    assert decays == [[1e-5, 1e-4], [3e-4], [1e-3], [3e-3], [3e-5]]
+    assert [len(jobs) for jobs in asked[:3]] == [8, 2, 2] and not any(j.final for jobs in asked for j in jobs)
+    assert {j.config["seed"] for jobs in asked[3:] for j in jobs} == {1000}
+    assert (found.lr, found.chosen["weight_decay"], found.value) == (0.03, 3e-4, 0.7)
+    assert (
+        found.others[0] == ({"set": {}, "weight_decay": 0.0}, 0.6)
+        and len(found.others) == 1 + setup.num_candidates
+    )
+
+
+def test_a_side_with_constants_tries_them_at_its_best_decay_with_as_many_runs():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
+    units = [tuning.Unit("mmoe", name) for name in ("equal", "cagrad", "fixed", "single", "aligned_mtl")]
+    units[3] = tuning.Unit("mmoe", "single", "click")
+
+    def values(config):
+        decay = {0.0: 0.5, 1e-5: 0.55, 1e-4: 0.6}.get(config["weight_decay"], 0.58)
+        return outcome(decay + (0.1 if config["set"].get("method.c") else 0.0))
+
+    perform, _ = answer(values)
+    found = tuning.tune_all(units, setup, perform)
+    for unit in units:
+        assert len(found[unit].others) == 1 + setup.num_candidates, unit
+    of = {unit.method: found[unit] for unit in units}
+    assert of["equal"].chosen == of["single"].chosen == {"set": {}, "weight_decay": 1e-4}
+    assert of["cagrad"].chosen["weight_decay"] == 1e-4 and of["cagrad"].chosen["set"]
+    assert of["fixed"].chosen == {"set": {}, "weight_decay": 1e-4}  # no weights were better than equal ones
+    own = [option for option, _ in of["fixed"].others if option["set"]]
+    assert len(own) == 3 and {option["weight_decay"] for option in own} == {1e-4}
+    assert (
+        sum(bool(option["set"]) for option, _ in of["aligned_mtl"].others) == 2
+    )  # all it has; the rest is decay
 
 
 def test_a_rate_that_one_side_may_have_every_side_of_the_model_may_have():

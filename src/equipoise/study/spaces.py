@@ -16,8 +16,10 @@ LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 """Half-decades. A best value at an end adds the next one, within `LR_LIMITS`."""
 LR_LIMITS = (1e-5, 1.0)
 NUM_CANDIDATES = 6
-WEIGHT_DECAYS = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-"""Of sides without constants of their own, coupled as Adam has it; the default, 0, is what they are compared with."""
+"""Runs beside the learning rates: the first half on weight decay, the rest on constants, or on weight decay where there are none."""
+WEIGHT_DECAYS = (1e-5, 1e-4)
+"""Coupled as Adam has it; tried first beside the default, 0. `next_decay` goes on from the best."""
+DECAY_LIMITS = (1e-7, 0.1)
 
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "uw": {"lr": (0.001, 0.003, 0.03, 0.1)},
@@ -46,54 +48,54 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
 """{method: {constant: values beside its default}}. Methods that are not here have no constant to tune."""
 
 
-def candidates(
-    method: str, tasks: Sequence[str], rates: Mapping[str, float], num: int = NUM_CANDIDATES
+def constants(
+    method: str, tasks: Sequence[str], rates: Mapping[str, float], num: int
 ) -> list[dict[str, Any]]:
-    """Return `num` settings {"set": {...}, "weight_decay": float} to try at the chosen learning rate, none the default.
+    """Return up to `num` settings of a side's own to try at its chosen learning rate and weight decay, none the default.
 
-    A side with constants draws them and a weight decay (half of the settings have none); "fixed" draws task weights: first
-    the inverse entropies of the labels, so that tasks start with equal losses, then log-uniform ones in [1/5, 5], sum T; every
-    other side tries `WEIGHT_DECAYS`. The draw hangs on the method's name alone, so it is the same in each run of a comparison.
+    "fixed" has task weights with sum T: first the inverse entropies of the labels, so that tasks start with equal losses, then the square roots
+    of these, then log-uniform draws in [1/5, 5]. A method with constants (`SPACES`) draws single values before pairs; one without
+    gets an empty list. The draw hangs on the method's name alone, so it is the same in each run of a comparison.
 
     Args:
         method: as the command line takes it, "single" included. tasks: names. rates: {task: share of positives}, tasks
-            that are not binary left out.
-        num: >= 0.
+            that are not binary left out. num: >= 0.
     """
     name = "equal" if method == "single" else parse_method(method)[0]
     draw = np.random.default_rng(zlib.crc32(method.encode()))
-    if num == 0:
-        return []
     if name == "fixed" and len(tasks) > 1:
-        found = [_weights([1.0 / _entropy(rates.get(task)) for task in tasks], tasks)]
+        even = [1.0 / _entropy(rates.get(task)) for task in tasks]
+        found = [_weights(even, tasks), _weights([math.sqrt(w) for w in even], tasks)]
         while len(found) < num:
-            found.append(
-                _weights(np.exp(draw.uniform(-math.log(5), math.log(5), len(tasks))).tolist(), tasks)
-            )
-        return [
-            {"set": chosen, "weight_decay": (0.0, 1e-5)[at % 2 if at else 0]}
-            for at, chosen in enumerate(found)
-        ]
-    if name in SPACES:
-        space = SPACES[name]
-        one = [{f"method.{key}": value} for key, values in space.items() for value in values]
-        pairs = [
-            {f"method.{a}": x, f"method.{b}": y}
-            for a, b in itertools.combinations(space, 2)
-            for x in space[a]
-            for y in space[b]
-        ]
-        pool = [{"set": chosen, "weight_decay": 0.0} for chosen in one + pairs]
-        pool += [{"set": chosen, "weight_decay": decay} for chosen in one for decay in (1e-6, 1e-5, 1e-4)]
-        halves = (
-            [entry for entry in pool if not entry["weight_decay"]],
-            [e for e in pool if e["weight_decay"]],
-        )
-        wanted = min(len(halves[0]), num - num // 2)
-        chosen = [halves[0][i] for i in draw.permutation(len(halves[0]))[:wanted]]
-        return chosen + [halves[1][i] for i in draw.permutation(len(halves[1]))[: num - wanted]]
-    decays = WEIGHT_DECAYS if num <= len(WEIGHT_DECAYS) else tuple(np.geomspace(1e-6, 3e-4, num).tolist())
-    return [{"set": {}, "weight_decay": decay} for decay in decays[:num]]
+            drawn = np.exp(draw.uniform(-math.log(5), math.log(5), len(tasks)))
+            found.append(_weights(drawn.tolist(), tasks))
+        return found[:num]
+    space = SPACES.get(name, {})
+    one = [{f"method.{key}": value} for key, values in space.items() for value in values]
+    pairs = [
+        {f"method.{a}": x, f"method.{b}": y}
+        for a, b in itertools.combinations(space, 2)
+        for x in space[a]
+        for y in space[b]
+    ]
+    pool = [*(one[i] for i in draw.permutation(len(one))), *(pairs[i] for i in draw.permutation(len(pairs)))]
+    return pool[:num]
+
+
+def next_decay(tried: Mapping[float, float]) -> float | None:
+    """Return the weight decay to try after {decay: value}: the untried half-decade nearest to the best, the larger of two.
+
+    Where no decay at all is best, a decade below the smallest that was tried. None when none within `DECAY_LIMITS` is left.
+    """
+    best = max(tried, key=lambda decay: tried[decay])
+    low, high = (round(2 * math.log10(limit)) for limit in DECAY_LIMITS)
+    known = {round(2 * math.log10(decay)) for decay in tried if decay > 0}
+    at = round(2 * math.log10(best)) if best > 0 else min(known, default=-8) - 2
+    for away in range(high - low + 1):
+        for step in (at + away, at - away):
+            if low <= step <= high and step not in known:
+                return float(f"{10.0 ** (step / 2):.1g}")
+    return None
 
 
 def next_rate(tried: Mapping[float, float]) -> float | None:
@@ -108,6 +110,7 @@ def next_rate(tried: Mapping[float, float]) -> float | None:
 
 
 def _weights(raw: Sequence[float], tasks: Sequence[str]) -> dict[str, Any]:
+    """Return the option that sets task weights in these proportions, with sum T."""
     total = sum(raw)
     return {
         "method.weights": {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from equipoise.study.cells import Job, Outcome
-from equipoise.study.spaces import LR_GRID, NUM_CANDIDATES, candidates, next_rate
+from equipoise.study.spaces import LR_GRID, NUM_CANDIDATES, WEIGHT_DECAYS, constants, next_decay, next_rate
 
 MAX_RATES = 8
 Outcomes = Mapping[str, Outcome]
@@ -105,8 +105,10 @@ def tune_all(
 
     First every rate of the grid at each tuning seed. As long as the best mean of any unit lies on an end, the next half-decade is tried by all
     units of the same model: a rate that one side may have, every side may have. (With a grid for each side a copy of plain training whose best
-    lay on the edge by luck went on to a better rate, and was declared better than the other.) Then the candidates of
-    `equipoise.study.spaces` at the first tuning seed, against the default at that same seed.
+    lay on the edge by luck went on to a better rate, and was declared better than the other.) Then, at the first tuning seed and against the
+    default at that same seed, `num_candidates` runs: half of them on weight decay, each next to the best so far; the rest on the side's own constants
+    at the best decay, or on decay again where it has none (`equipoise.study.spaces`). Decay comes first and for all alike: it can be worth more
+    than any method's constants, and a side that could not have it would lose by that alone.
     """
     seeds = setup.tuning_seeds
     outcomes: dict[Unit, dict[float, list[Outcome]]] = {unit: {} for unit in units}
@@ -122,26 +124,67 @@ def tune_all(
             outcomes[unit][lr] = [found[job.name] for job in each]
         waiting = {model: _beyond(model, outcomes) for model in waiting}
     result: dict[Unit, Tuned] = {}
-    further: dict[Unit, list[tuple[dict[str, Any], Job]]] = {}
     for unit, seen in outcomes.items():
         tried = {lr: statistics.fmean(o.value for o in each) for lr, each in seen.items()}
         lr = max(tried, key=lambda rate: tried[rate])
         failed = next((o.failed for each in seen.values() for o in each if o.failed), None)
-        default: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
-        if tried[lr] == -float("inf"):
-            result[unit] = Tuned(lr, default, tried[lr], tried, [], failed)
-            continue
-        first = seen[lr][0].value
-        result[unit] = Tuned(lr, default, first, tried, [(default, first)])
-        own = setup.tasks if unit.task is None else (unit.task,)
-        options = candidates(split_copy(unit.method)[0], own, setup.rates, setup.num_candidates)
-        further[unit] = [(option, setup.job(unit, lr, seeds[0], option)) for option in options]
-    found = perform(wanted) if (wanted := [job for each in further.values() for _, job in each]) else {}
-    for unit, pairs in further.items():
-        others = [*result[unit].others, *((option, found[job.name].value) for option, job in pairs)]
-        chosen, value = max(others, key=lambda entry: entry[1])
-        result[unit] = replace(result[unit], chosen=chosen, value=value, others=others)
-    return {unit: result[unit] for unit in units}
+        there = tried[lr] != -float("inf")
+        first = seen[lr][0].value if there else tried[lr]
+        others = [({"set": {}, "weight_decay": 0.0}, first)] if there else []
+        result[unit] = Tuned(
+            lr, {"set": {}, "weight_decay": 0.0}, first, tried, others, None if there else failed
+        )
+    return _further(result, setup, perform)
+
+
+def _further(
+    found: dict[Unit, Tuned], setup: Setup, perform: Callable[[list[Job]], Outcomes]
+) -> dict[Unit, Tuned]:
+    """Return the units after their further runs, weight decays before constants; a unit that has no model stays as it is."""
+    num = setup.num_candidates
+    own = {
+        unit: constants(
+            split_copy(unit.method)[0],
+            setup.tasks if unit.task is None else (unit.task,),
+            setup.rates,
+            num // 2,
+        )
+        for unit, tuned in found.items()
+        if tuned.failed is None
+    }
+
+    def run(wanted: dict[Unit, list[dict[str, Any]]]) -> None:
+        jobs = {
+            unit: [setup.job(unit, found[unit].lr, setup.tuning_seeds[0], option) for option in options]
+            for unit, options in wanted.items()
+        }
+        if not (every := [job for each in jobs.values() for job in each]):
+            return
+        values = perform(every)
+        for unit, options in wanted.items():
+            new = [(option, values[job.name].value) for option, job in zip(options, jobs[unit], strict=True)]
+            others = [*found[unit].others, *new]
+            chosen, value = max(others, key=lambda entry: entry[1])
+            found[unit] = replace(found[unit], chosen=chosen, value=value, others=others)
+
+    while True:
+        decays = {}
+        for unit, options in own.items():
+            tried = {option["weight_decay"]: value for option, value in found[unit].others}
+            left = num - len(options) - (len(tried) - 1)
+            following = WEIGHT_DECAYS if len(tried) == 1 else (next_decay(tried),)
+            if new := [decay for decay in following[: max(0, left)] if decay is not None]:
+                decays[unit] = [{"set": {}, "weight_decay": decay} for decay in new]
+        if not decays:
+            break
+        run(decays)
+    run(
+        {
+            unit: [{"set": each, "weight_decay": found[unit].chosen["weight_decay"]} for each in options]
+            for unit, options in own.items()
+        }
+    )
+    return found
 
 
 def _beyond(model: str, outcomes: Mapping[Unit, Mapping[float, Sequence[Outcome]]]) -> list[float]:
