@@ -153,10 +153,13 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
         plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
     )
     parts = [f"### {MODELS[cell.model]}"]
+    settings = ""
     for what, each in ((f"All rows, {SEEDS} seeds:", plan), (f"Plain and PUB, {MANY} seeds:", many)):
         told = findings(compare.carry_out(each, folder, workers=jobs))
         write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
         parts += [what, side_table(told), "\n".join(f"- {line}" for line in present.verdict(told, False))]
+        settings = settings or chosen(told)
+    parts.append(settings)
     left_out = f"Not run here: {', '.join(dropped)}. " if dropped else ""
     parts.append(f"{left_out}Training code {code()}.")
     return "\n\n".join(parts)
@@ -174,6 +177,17 @@ def side_table(told: dict[str, Any]) -> str:
         told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
         row[at : at + 1] = [interval, row[at], told_counts]
     return present.table(head, rows)
+
+
+def chosen(told: dict[str, Any]) -> str:
+    """Return a sentence with each side's learning rate, weight decay and constants; of single task the tasks' in order."""
+    sides: dict[str, list[str]] = {}
+    for unit in told["tuning"]:
+        own = [str(value).replace("'", "") for value in unit["chosen"]["set"].values()]
+        words = [f"{unit['lr']:g}", f"{unit['chosen']['weight_decay']:g}", *own]
+        sides.setdefault(unit["method"], []).append(" ".join(words))
+    said = "; ".join(f"{method} {', '.join(each)}" for method, each in sides.items())
+    return f"Chosen on validation (learning rate, weight decay, constants): {said}."
 
 
 def put(text: str, key: str, cell: str) -> str:

@@ -70,6 +70,21 @@ def why(results):
     yield from script("why")
 
 
+def test_a_cell_says_what_each_side_chose(results):
+    units = [
+        {"method": "single", "lr": 0.01, "chosen": {"weight_decay": 0.0, "set": {}}},
+        {"method": "single", "lr": 0.003, "chosen": {"weight_decay": 1e-4, "set": {}}},
+        {
+            "method": "fixed",
+            "lr": 0.01,
+            "chosen": {"weight_decay": 1e-5, "set": {"method.weights": {"a": 1.5, "b": 0.5}}},
+        },
+    ]
+    assert results.chosen({"tuning": units}) == (
+        "Chosen on validation (learning rate, weight decay, constants): single 0.01 0, 0.003 0.0001; fixed 0.01 1e-05 {a: 1.5, b: 0.5}."
+    )
+
+
 def test_the_front_of_a_table_is_what_no_other_shared_side_beats(front):
     table = """
 <!-- independent/shared_bottom -->

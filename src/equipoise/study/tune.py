@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("mean", "tasks")
 LR_RANGE = (1e-4, 3e-2)
-WEIGHT_DECAYS = (0.0, 1e-6, 1e-5, 1e-4)
+WEIGHT_DECAYS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True)
