@@ -143,13 +143,14 @@ def answer(values):
     return perform, asked
 
 
-def test_tuning_takes_the_best_mean_then_the_best_decay():
+def test_tuning_takes_the_best_mean_then_decay_and_rate_together():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
     unit = tuning.Unit("mmoe", "equal")
 
     def values(config):
         if config["weight_decay"]:
-            return outcome(0.7 - abs(math.log10(config["weight_decay"] / 3e-4)) / 10)
+            near = 0.7 - abs(math.log10(config["weight_decay"] / 3e-4)) / 10
+            return outcome(near - abs(math.log10(config["lr"] / 0.01)) / 10)  # with decay .01 is better
         return outcome(
             {0.03: 0.6, 0.1: 0.5}.get(config["lr"], config["lr"])
         )  # grows to .03, then .1 is worse
@@ -160,17 +161,18 @@ def test_tuning_takes_the_best_mean_then_the_best_decay():
         [3e-4, 1e-3, 3e-3, 1e-2],
         [0.03],
         [0.1],
-        *[[0.03]] * 5,
+        [0.03],
+        [0.03],
+        [0.01, 0.1],
+        *[[0.01]] * 3,
     ]
     decays = [[j.config["weight_decay"] for j in jobs] for jobs in asked[3:]]
-    assert decays == [[1e-5, 1e-4], [3e-4], [1e-3], [3e-3], [3e-5]]
+    assert decays == [[1e-5, 1e-4], [3e-4], [3e-4, 3e-4], [1e-3], [3e-3], [3e-5]]
     assert [len(jobs) for jobs in asked[:3]] == [8, 2, 2] and not any(j.final for jobs in asked for j in jobs)
     assert {j.config["seed"] for jobs in asked[3:] for j in jobs} == {1000}
-    assert (found.lr, found.chosen["weight_decay"], found.value) == (0.03, 3e-4, 0.7)
-    assert (
-        found.others[0] == ({"set": {}, "weight_decay": 0.0}, 0.6)
-        and len(found.others) == 1 + setup.num_candidates
-    )
+    assert (found.lr, found.chosen["weight_decay"], found.value) == (0.01, 3e-4, 0.7)
+    assert found.others[0] == ({"lr": 0.03, "set": {}, "weight_decay": 0.0}, 0.6)
+    assert len(found.others) == 1 + setup.num_candidates
 
 
 def test_a_side_with_constants_tries_them_at_its_best_decay_with_as_many_runs():

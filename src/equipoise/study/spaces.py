@@ -15,8 +15,8 @@ from equipoise.presets import parse_method
 LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 """Half-decades. A best value at an end adds the next one, within `LR_LIMITS`."""
 LR_LIMITS = (1e-5, 1.0)
-NUM_CANDIDATES = 6
-"""Runs beside the learning rates: the first half on weight decay, the rest on constants, or on weight decay where there are none."""
+NUM_CANDIDATES = 8
+"""Runs after the learning rates: three on weight decay, two on the rates beside the best, three on constants (decay where there are none)."""
 WEIGHT_DECAYS = (1e-5, 1e-4)
 """Coupled as Adam has it; tried first beside the default, 0. `next_decay` goes on from the best."""
 DECAY_LIMITS = (1e-7, 0.1)
@@ -107,6 +107,13 @@ def next_rate(tried: Mapping[float, float]) -> float | None:
     step = 1 if best == ordered[-1] else -1
     beyond = float(f"{10.0 ** ((round(2 * math.log10(best)) + step) / 2):.1g}")
     return beyond if LR_LIMITS[0] <= beyond <= LR_LIMITS[1] else None
+
+
+def beside(lr: float) -> list[float]:
+    """Return the half-decades next to a learning rate, the lower first, within `LR_LIMITS`."""
+    at = round(2 * math.log10(lr))
+    near = [float(f"{10.0 ** (step / 2):.1g}") for step in (at - 1, at + 1)]
+    return [rate for rate in near if LR_LIMITS[0] <= rate <= LR_LIMITS[1]]
 
 
 def _weights(raw: Sequence[float], tasks: Sequence[str]) -> dict[str, Any]:

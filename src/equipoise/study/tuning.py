@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from equipoise.study.cells import Job, Outcome
-from equipoise.study.spaces import LR_GRID, NUM_CANDIDATES, WEIGHT_DECAYS, constants, next_decay, next_rate
+from equipoise.study.spaces import (
+    LR_GRID,
+    NUM_CANDIDATES,
+    WEIGHT_DECAYS,
+    beside,
+    constants,
+    next_decay,
+    next_rate,
+)
 
 MAX_RATES = 8
 Outcomes = Mapping[str, Outcome]
@@ -86,7 +94,8 @@ class Tuned:
 
     Attributes:
         lr: learning rate. chosen: {"set", "weight_decay"} beside it. value: of the choice on validation, comparable only within the unit.
-        tried: {learning rate: mean over tuning seeds}. others: (settings, value) of the further runs; the first is the default.
+        tried: {learning rate: mean over tuning seeds}, without weight decay. others: ({"lr", "set", "weight_decay"}, value) of the further runs; the
+            first is the default at the best of these rates.
         failed: why no run of the unit gave a model, or None.
     """
 
@@ -106,9 +115,9 @@ def tune_all(
     First every rate of the grid at each tuning seed. As long as the best mean of any unit lies on an end, the next half-decade is tried by all
     units of the same model: a rate that one side may have, every side may have. (With a grid for each side a copy of plain training whose best
     lay on the edge by luck went on to a better rate, and was declared better than the other.) Then, at the first tuning seed and against the
-    default at that same seed, `num_candidates` runs: half of them on weight decay, each next to the best so far; the rest on the side's own constants
-    at the best decay, or on decay again where it has none (`equipoise.study.spaces`). Decay comes first and for all alike: it can be worth more
-    than any method's constants, and a side that could not have it would lose by that alone.
+    default at that same seed, `num_candidates` runs, of eight: three on weight decay, each next to the best so far; two on the rates beside the best
+    at that decay; three on the side's own constants, or on decay again where it has none (`equipoise.study.spaces`). Decay comes first and for
+    all alike: it can be worth more than any method's constants, and a side that could not have it would lose by that alone.
     """
     seeds = setup.tuning_seeds
     outcomes: dict[Unit, dict[float, list[Outcome]]] = {unit: {} for unit in units}
@@ -127,64 +136,65 @@ def tune_all(
     for unit, seen in outcomes.items():
         tried = {lr: statistics.fmean(o.value for o in each) for lr, each in seen.items()}
         lr = max(tried, key=lambda rate: tried[rate])
-        failed = next((o.failed for each in seen.values() for o in each if o.failed), None)
-        there = tried[lr] != -float("inf")
-        first = seen[lr][0].value if there else tried[lr]
-        others = [({"set": {}, "weight_decay": 0.0}, first)] if there else []
-        result[unit] = Tuned(
-            lr, {"set": {}, "weight_decay": 0.0}, first, tried, others, None if there else failed
-        )
-    return _further(result, setup, perform)
+        default: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
+        if tried[lr] == -float("inf"):
+            failed = next(o.failed for each in seen.values() for o in each if o.failed)
+            result[unit] = Tuned(lr, default, tried[lr], tried, [], failed)
+        else:
+            first = seen[lr][0].value
+            result[unit] = Tuned(lr, default, first, tried, [({"lr": lr, **default}, first)])
+    _go_on(result, setup, perform)
+    return result
 
 
-def _further(
-    found: dict[Unit, Tuned], setup: Setup, perform: Callable[[list[Job]], Outcomes]
-) -> dict[Unit, Tuned]:
-    """Return the units after their further runs, weight decays before constants; a unit that has no model stays as it is."""
+def _go_on(found: dict[Unit, Tuned], setup: Setup, perform: Callable[[list[Job]], Outcomes]) -> None:
+    """Do the further runs and put what they find into `found`; a unit that has no model stays as it is."""
     num = setup.num_candidates
+    num_rates, num_constants = num // 4, 3 * num // 8
+    units = [unit for unit, tuned in found.items() if tuned.failed is None]
+
+    def run(wanted: Mapping[Unit, Sequence[Mapping[str, Any]]]) -> bool:
+        """Try these changes of each unit's best setting; return whether there was any."""
+        options = {
+            unit: [{"lr": found[unit].lr, **found[unit].chosen, **change} for change in changes]
+            for unit, changes in wanted.items()
+        }
+        jobs = {
+            unit: [setup.job(unit, option["lr"], setup.tuning_seeds[0], option) for option in each]
+            for unit, each in options.items()
+        }
+        values = perform(every) if (every := [job for each in jobs.values() for job in each]) else {}
+        for unit, each in options.items():
+            new = [(option, values[job.name].value) for option, job in zip(each, jobs[unit], strict=True)]
+            others = [*found[unit].others, *new]
+            best, value = max(others, key=lambda entry: entry[1])
+            chosen = {"set": best["set"], "weight_decay": best["weight_decay"]}
+            found[unit] = replace(found[unit], lr=best["lr"], chosen=chosen, value=value, others=others)
+        return bool(every)
+
+    def decays(unit: Unit, reserved: int) -> list[dict[str, float]]:
+        tried: dict[float, float] = {}
+        for option, value in found[unit].others:
+            tried[option["weight_decay"]] = max(value, tried.get(option["weight_decay"], value))
+        left = max(0, num - reserved - (len(found[unit].others) - 1))
+        following = WEIGHT_DECAYS if len(tried) == 1 else (next_decay(tried),)
+        return [{"weight_decay": decay} for decay in following[:left] if decay is not None]
+
+    while run({unit: decays(unit, num_rates + num_constants) for unit in units}):
+        pass
+    run({unit: [{"lr": lr} for lr in beside(found[unit].lr)[:num_rates]] for unit in units})
     own = {
         unit: constants(
             split_copy(unit.method)[0],
             setup.tasks if unit.task is None else (unit.task,),
             setup.rates,
-            num // 2,
+            num_constants,
         )
-        for unit, tuned in found.items()
-        if tuned.failed is None
+        for unit in units
     }
-
-    def run(wanted: dict[Unit, list[dict[str, Any]]]) -> None:
-        jobs = {
-            unit: [setup.job(unit, found[unit].lr, setup.tuning_seeds[0], option) for option in options]
-            for unit, options in wanted.items()
-        }
-        if not (every := [job for each in jobs.values() for job in each]):
-            return
-        values = perform(every)
-        for unit, options in wanted.items():
-            new = [(option, values[job.name].value) for option, job in zip(options, jobs[unit], strict=True)]
-            others = [*found[unit].others, *new]
-            chosen, value = max(others, key=lambda entry: entry[1])
-            found[unit] = replace(found[unit], chosen=chosen, value=value, others=others)
-
-    while True:
-        decays = {}
-        for unit, options in own.items():
-            tried = {option["weight_decay"]: value for option, value in found[unit].others}
-            left = num - len(options) - (len(tried) - 1)
-            following = WEIGHT_DECAYS if len(tried) == 1 else (next_decay(tried),)
-            if new := [decay for decay in following[: max(0, left)] if decay is not None]:
-                decays[unit] = [{"set": {}, "weight_decay": decay} for decay in new]
-        if not decays:
-            break
-        run(decays)
-    run(
-        {
-            unit: [{"set": each, "weight_decay": found[unit].chosen["weight_decay"]} for each in options]
-            for unit, options in own.items()
-        }
-    )
-    return found
+    while run({unit: decays(unit, len(own[unit])) for unit in units}):
+        pass
+    run({unit: [{"set": each} for each in own[unit]] for unit in units})
 
 
 def _beyond(model: str, outcomes: Mapping[Unit, Mapping[float, Sequence[Outcome]]]) -> list[float]:
