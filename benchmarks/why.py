@@ -3,7 +3,7 @@
 python benchmarks/why.py [--log LOG] [--work runs/why] [--seeds 5] [--jobs 2]
 
 Without --log, the simulated log `independent` (100,000 rows). Every side tries the same ten learning rates with two tuning seeds each, on validation
-rows; none has further settings, all have the same weight decay. It is then run with `--seeds` other seeds at its own best rate, and at the best rate of plain training under its
+rows; none has further settings, all have one weight decay for a unit of summed weights. It is then run with `--seeds` other seeds at its own best rate, and at the best rate of plain training under its
 optimizer: what is gone at the side's own rate was the size of the steps. "step" is how far a step moves the shared parameters, over plain
 training's, median of 200 steps at the same rate from the same start. Intervals are of the mean over tasks of AUC minus plain's under the same optimizer,
 seeds, test rows and luck in tuning, uncorrected. Runs are files in the work folder: the same command goes on where it was stopped.
@@ -34,32 +34,34 @@ MODEL = "shared_bottom"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 TUNING_SEEDS = (1000, 1001)
 DECAY = 1e-4
-"""Of every side: what plain training and PUB chose on validation rows of the mixed log, to half a decade. With none all sides are .02 worse there."""
+"""Per unit of summed weights: a side whose weights sum to T has T times as much, else its loss, T times as large, would hide it. About what plain
+training and PUB chose on validation rows of the mixed log; with none all sides are .02 worse there."""
 
 
 class Side(NamedTuple):
-    """What is run: optimizer, method as the command line has it, and options as `--set` has them."""
+    """What is run: optimizer, method as the command line has it, options as `--set` has them, and whether its weights sum to T (else about 1)."""
 
     optimizer: str
     method: str
     options: dict[str, Any]
+    summed: bool = False
 
 
 SIDES = {
-    "plain": Side("adam", "equal", {}),
+    "plain": Side("adam", "equal", {}, True),
     "PUB, scale convex": Side("adam", "pub", {}),
     "PUB, scale norm": Side("adam", "pub", {"balancer.scale": "norm"}),
-    "PUB, scale sum": Side("adam", "pub", {"balancer.scale": "sum"}),
+    "PUB, scale sum": Side("adam", "pub", {"balancer.scale": "sum"}, True),
     "PUB, scale raw": Side("adam", "pub", {"balancer.scale": "raw"}),
     "PUB on gradients": Side("adam", "pub@gradients", {}),
     "PUB at the representation": Side("adam", "pub@representation", {}),
     "CAGrad on gradients": Side("adam", "cagrad", {}),
     "CAGrad on updates": Side("adam", "cagrad@updates", {}),
-    "plain, per-task moments": Side("adam", "adatask", {}),
+    "plain, per-task moments": Side("adam", "adatask", {}, True),
     "PUB, per-task moments": Side("adam", "pub+adatask", {}),
-    "plain, Adagrad": Side("adagrad", "equal", {}),
+    "plain, Adagrad": Side("adagrad", "equal", {}, True),
     "PUB, Adagrad": Side("adagrad", "pub", {}),
-    "plain, SGD": Side("sgd", "equal", {}),
+    "plain, SGD": Side("sgd", "equal", {}, True),
     "PUB, SGD": Side("sgd", "pub", {}),
 }
 PLAIN = {"adam": "plain", "adagrad": "plain, Adagrad", "sgd": "plain, SGD"}
@@ -74,8 +76,12 @@ class Runs:
         self.sizes = (NARROW if log.schema.simulated else REAL)[MODEL]
         self.batch = BATCH["independent"] if log.schema.simulated else BATCH["kuairand"]
 
+    def decay(self, side: str) -> float:
+        """Return a side's weight decay."""
+        return DECAY * (len(self.tasks) if SIDES[side].summed else 1)
+
     def job(self, side: str, lr: float, seed: int, final: bool) -> Job:
-        optimizer, method, options = SIDES[side]
+        optimizer, method, options, _ = SIDES[side]
         config = {
             "model": MODEL,
             "method": method,
@@ -86,7 +92,7 @@ class Runs:
             "epochs": 10,
             "patience": 2,
             "batch_size": self.batch,
-            "weight_decay": DECAY,
+            "weight_decay": self.decay(side),
             "set": {**self.sizes, **options},
         }
         return Job(str(self.log.path), config, final)
@@ -111,10 +117,10 @@ class Runs:
 
     def step_length(self, side: str, lr: float, steps: int = 200) -> float:
         """Return the median Euclidean distance by which a step moves the shared parameters."""
-        optimizer, method, options = SIDES[side]
+        optimizer, method, options, _ = SIDES[side]
         sorted_ = sort_options({**self.sizes, **options}, method, models.options(MODEL))
         model = models.build(MODEL, self.log.schema, seed=0, **sorted_["model"])
-        chosen = build_optimizers(optimizer, model.parameters(), model.tables(), lr, DECAY)
+        chosen = build_optimizers(optimizer, model.parameters(), model.tables(), lr, self.decay(side))
         shared = model.shared_parameters()
         balancer = build_balancer(method, chosen, shared, sorted_)
         torch.manual_seed(0)

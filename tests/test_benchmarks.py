@@ -132,7 +132,7 @@ def test_what_is_taken_apart_covers_every_optimizer_with_its_own_plain_side(why)
 
     for side in why.SIDES.values():
         parse_method(side.method)
-        assert why.SIDES[why.PLAIN[side.optimizer]] == why.Side(side.optimizer, "equal", {})
+        assert why.SIDES[why.PLAIN[side.optimizer]] == why.Side(side.optimizer, "equal", {}, True)
 
 
 def test_a_measured_cell_takes_its_place_among_the_others(results):
