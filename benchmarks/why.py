@@ -1,8 +1,8 @@
 """Why PUB wins and ties what it does: step size, scale rule, moments, level and optimizer, taken apart on one log.
 
-python benchmarks/why.py [--log LOG] [--work runs/why] [--seeds 5] [--jobs 2]
+python benchmarks/why.py [--log LOG | --relation independent] [--sides plain ...] [--work runs/why] [--seeds 5] [--jobs 2]
 
-Without --log, the simulated log `independent` (100,000 rows). Every side tries the same ten learning rates with two tuning seeds each, on validation
+Without --log, a simulated log of 100,000 rows. Every side tries the same ten learning rates with two tuning seeds each, on validation
 rows; none has further settings, all have one weight decay for a unit of summed weights. It is then run with `--seeds` other seeds at its own best rate, and at the best rate of plain training under its
 optimizer: what is gone at the side's own rate was the size of the steps. "step" is how far a step moves the shared parameters, over plain
 training's, median of 200 steps at the same rate from the same start. Intervals are of the mean over tasks of AUC minus plain's under the same optimizer,
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,8 +71,8 @@ PLAIN = {"adam": "plain", "adagrad": "plain, Adagrad", "sgd": "plain, SGD"}
 class Runs:
     """A log, the sizes and batch that docs/results.md has for it, and the runs on disk."""
 
-    def __init__(self, log: Log, work: Path, jobs: int) -> None:
-        self.log, self.work, self.workers = log, work, jobs
+    def __init__(self, log: Log, work: Path, jobs: int, sides: Sequence[str] = tuple(SIDES)) -> None:
+        self.log, self.work, self.workers, self.sides = log, work, jobs, sides
         self.tasks = list(log.schema.tasks)
         self.sizes = (NARROW if log.schema.simulated else REAL)[MODEL]
         self.batch = BATCH["independent"] if log.schema.simulated else BATCH["kuairand"]
@@ -106,13 +107,13 @@ class Runs:
         """Return {side: {learning rate: mean over the tuning seeds of the validation AUC}}; -inf where a run failed."""
         jobs = {
             (side, lr): [self.job(side, lr, seed, False) for seed in TUNING_SEEDS]
-            for side in SIDES
+            for side in self.sides
             for lr in RATES
         }
         found = self.perform([job for each in jobs.values() for job in each], "tuning runs")
         return {
             side: {lr: statistics.fmean(found[job.name].value for job in jobs[side, lr]) for lr in RATES}
-            for side in SIDES
+            for side in self.sides
         }
 
     def step_length(self, side: str, lr: float, steps: int = 200) -> float:
@@ -153,19 +154,25 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, help="a prepared log; default: the simulated one, independent")
     parser.add_argument("--rows", type=int, default=100_000, help="of the simulated log")
+    parser.add_argument(
+        "--relation", choices=("independent", "aligned", "mixed"), default="independent", help="of it"
+    )
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), help="only these")
     parser.add_argument("--work", type=Path, default=Path("runs/why"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    path = given.log or given.work / "log"
+    path = given.log or given.work / given.relation
     if given.log is None and not path.is_dir():
-        simulate(path, given.rows, 0, "independent")
-    runs = Runs(Log.open(path), given.work, given.jobs)
+        simulate(path, given.rows, 0, given.relation)
+    wanted = {PLAIN[SIDES[side].optimizer] for side in given.sides} | set(given.sides)
+    sides = {side: SIDES[side] for side in SIDES if side in wanted}
+    runs = Runs(Log.open(path), given.work, given.jobs, list(sides))
     tried = runs.tune()
     best = {side: max(rates, key=lambda lr: rates[lr]) for side, rates in tried.items()}
     jobs = {
         (side, lr, seed): runs.job(side, lr, seed, True)
-        for side in SIDES
+        for side in sides
         for lr in {best[side], best[PLAIN[SIDES[side].optimizer]]}
         for seed in range(given.seeds)
     }
@@ -190,7 +197,7 @@ def main() -> None:
     head = ["side", "step", "minus plain, at its rate", "own rate"]
     head += [f"{task} {metric.replace('_', ' ')}" for task in runs.tasks] + ["minus plain", "95 % interval"]
     rows, result = [], {}
-    for side, (optimizer, *_) in SIDES.items():
+    for side, (optimizer, *_) in sides.items():
         plain = PLAIN[optimizer]
         length = runs.step_length(side, best[plain]) / runs.step_length(plain, best[plain])
         final = outcomes(side, best[side])
