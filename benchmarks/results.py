@@ -61,19 +61,18 @@ DECISIONS = ("win", "loss", "tie", "undecided")
 
 @dataclass
 class Cell:
-    """A log and a model: the plan of all rows with five seeds, and what it would cost."""
+    """A log and a model: the plan of all rows with five seeds, what it would cost, and the tuning runs of a side."""
 
     name: str
     model: str
     plan: compare.Plan
     expected: Forecast
+    num_runs: int
     methods: list[str]
 
     def hours(self, method: str) -> float:
         """Core-hours of a row, the further seeds of plain and PUB included."""
-        plan = self.plan
-        runs = len(plan.grid) * len(plan.tuning_seeds) + plan.num_candidates + len(plan.seeds)
-        more = (MANY - SEEDS) / runs if method in MORE_SEEDS else 0.0
+        more = (MANY - SEEDS) / (self.num_runs + SEEDS) if method in MORE_SEEDS else 0.0
         return self.expected.hours([method]) * (1 + more)
 
 
@@ -112,7 +111,7 @@ def cells(found: dict[str, Log], models: Sequence[str] = tuple(MODELS)) -> list[
             plan = compare.make_plan(
                 log, models_=[model], methods=[*CORE, *SECONDARY], seeds=SEEDS, base=base, set_=sizes[model]
             )
-            result.append(Cell(name, model, plan, compare.expect(plan), []))
+            result.append(Cell(name, model, plan, compare.expect(plan), plan.setup(log).num_runs, []))
     return sorted(result, key=lambda cell: list(MODELS).index(cell.model))
 
 

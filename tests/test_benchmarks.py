@@ -159,7 +159,7 @@ def test_a_document_without_markers_is_not_written(results):
 
 def test_the_budget_goes_to_core_rows_first(results, monkeypatch):
     monkeypatch.setattr(results.Cell, "hours", lambda cell, method: {"a": 0.1, "b": 1.0}[cell.name])
-    planned = [results.Cell(name, "mmoe", None, None, []) for name in "ab"]
+    planned = [results.Cell(name, "mmoe", None, None, 19, []) for name in "ab"]
     left_out = results.fit_budget(planned, 0.75)
     assert planned[0].methods == [*results.CORE, *results.SECONDARY[:2]]  # .5, then two of .1
     assert planned[1].methods == []

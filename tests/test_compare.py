@@ -165,13 +165,16 @@ def test_tuning_takes_the_best_mean_then_decay_and_rate_together():
         [0.03],
         [0.01, 0.1],
         *[[0.01]] * 3,
+        [0.01, 0.03],
     ]
     decays = [[j.config["weight_decay"] for j in jobs] for jobs in asked[3:]]
-    assert decays == [[1e-5, 1e-4], [3e-4], [3e-4, 3e-4], [1e-3], [3e-3], [3e-5]]
+    assert decays == [[1e-5, 1e-4], [3e-4], [3e-4, 3e-4], [1e-3], [3e-3], [3e-5], [3e-4, 3e-4, 1e-3]]
     assert [len(jobs) for jobs in asked[:3]] == [8, 2, 2] and not any(j.final for jobs in asked for j in jobs)
-    assert {j.config["seed"] for jobs in asked[3:] for j in jobs} == {1000}
+    assert {j.config["seed"] for jobs in asked[3:-1] for j in jobs} == {1000}
+    assert {j.config["seed"] for j in asked[-1]} == {1001}  # the run-off
+    assert sum(len(jobs) for jobs in asked) == setup.num_runs + 4  # two rates more
     assert (found.lr, found.chosen["weight_decay"], found.value) == (0.01, 3e-4, 0.7)
-    assert found.others[0] == ({"lr": 0.03, "set": {}, "weight_decay": 0.0}, 0.6)
+    assert found.others[0] == tuning.Tried({"lr": 0.03, "set": {}, "weight_decay": 0.0}, 0.6, 1)
     assert len(found.others) == 1 + setup.num_candidates
 
 
@@ -192,11 +195,30 @@ def test_a_side_with_constants_tries_them_at_its_best_decay_with_as_many_runs():
     assert of["equal"].chosen == of["single"].chosen == {"set": {}, "weight_decay": 1e-4}
     assert of["cagrad"].chosen["weight_decay"] == 1e-4 and of["cagrad"].chosen["set"]
     assert of["fixed"].chosen == {"set": {}, "weight_decay": 1e-4}  # no weights were better than equal ones
-    own = [option for option, _ in of["fixed"].others if option["set"]]
+    own = [option for option, *_ in of["fixed"].others if option["set"]]
     assert len(own) == 3 and {option["weight_decay"] for option in own} == {1e-4}
     assert (
-        sum(bool(option["set"]) for option, _ in of["aligned_mtl"].others) == 2
+        sum(bool(option["set"]) for option, *_ in of["aligned_mtl"].others) == 2
     )  # all it has; the rest is decay
+
+
+def test_a_lucky_run_is_run_again_before_it_is_chosen():
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
+
+    def values(config):
+        if config["lr"] != 3e-3:
+            return outcome(0.4)
+        if config["weight_decay"] == 1e-4 and config["seed"] == 1000:
+            return outcome(0.9)  # luck
+        return outcome({0.0: 0.5, 1e-4: 0.55, 1e-5: 0.8}.get(config["weight_decay"], 0.6))
+
+    perform, _ = answer(values)
+    unit = tuning.Unit("mmoe", "equal")
+    found = tuning.tune_all([unit], setup, perform)[unit]
+    assert (found.chosen["weight_decay"], found.value) == (1e-5, pytest.approx(0.8))
+    assert sorted(each.num_seeds for each in found.others) == [1] * 6 + [2] * 3
+    lucky = next(each for each in found.others if each.option["weight_decay"] == 1e-4 and each.num_seeds == 2)
+    assert lucky.value == pytest.approx((0.9 + 0.55) / 2)
 
 
 def test_a_rate_that_one_side_may_have_every_side_of_the_model_may_have():

@@ -244,7 +244,6 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
     logs = [each.only(list(plan.tasks)) for each in logs]
     setup, units = plan.setup(logs[0]), plan.units()
     setups = [replace(setup, log=str(each.path)) for each in logs]
-    tuning_runs = len(units) * (len(plan.grid) * len(plan.tuning_seeds) + plan.num_candidates)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -254,7 +253,7 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
         redirect_stdout=False,
     )
     with bar:
-        tuning_bar = bar.add_task("tuning runs", total=tuning_runs)
+        tuning_bar = bar.add_task("tuning runs", total=len(units) * setup.num_runs)
         final_bar = bar.add_task("final runs", total=len(units) * len(plan.seeds) * len(logs))
 
         def tune_step(jobs: list[Job]) -> dict[str, Outcome]:

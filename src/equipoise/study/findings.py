@@ -200,17 +200,17 @@ def _scores(comparison: Comparison, side: dict[str, Any]) -> Runs:
 def _luck(comparison: Comparison, side: dict[str, Any]) -> float:
     """Return the variance of what a side's search finds, from search to search, of its mean over tasks; see `choice_variance`.
 
-    The settings are the learning rates, scored by the mean of the tuning seeds, and the candidates, scored by one; the noise is the
+    The settings are the learning rates and the further runs, scored by the mean of one or of all tuning seeds; the noise is the
     spread of the final seeds on validation. A search again would try the same settings: its draw hangs on the method's name.
     """
     units, total = side["units"], 0.0
     for unit in units:
         tuned = comparison.tuned[unit]
         sd = statistics.stdev(o.value for o in comparison.runs[unit])
-        scores = [*tuned.tried.values(), *(value for _, value in tuned.others[1:])]
-        noise = [sd / len(comparison.plan.tuning_seeds) ** 0.5] * len(tuned.tried) + [sd] * len(
-            tuned.others[1:]
-        )
+        scores = [*tuned.tried.values(), *(each.value for each in tuned.others[1:])]
+        counts = [len(comparison.plan.tuning_seeds)] * len(tuned.tried)
+        counts += [each.num_seeds for each in tuned.others[1:]]
+        noise = [sd / count**0.5 for count in counts]
         kept = [(v, n) for v, n in zip(scores, noise, strict=True) if math.isfinite(v)]
         if len(kept) > 1:
             total += choice_variance(*map(list, zip(*kept, strict=True)), seed=0)

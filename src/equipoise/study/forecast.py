@@ -49,7 +49,7 @@ def forecast(
     """
     from equipoise.study.power import detectable
 
-    runs = len(setup.grid) * len(setup.tuning_seeds) + setup.num_candidates + num_seeds * origins
+    runs = setup.num_runs + num_seeds * origins
     hours = {}
     for unit in units:
         config = TrainConfig.read({**setup.job(unit, 1e-3, 0).config, "data": None})

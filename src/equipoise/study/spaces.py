@@ -17,6 +17,8 @@ LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 LR_LIMITS = (1e-5, 1.0)
 NUM_CANDIDATES = 8
 """Runs after the learning rates: three on weight decay, two on the rates beside the best, three on constants (decay where there are none)."""
+NUM_FINALISTS = 3
+"""Settings that run with the other tuning seeds, too, before one is chosen."""
 WEIGHT_DECAYS = (1e-5, 1e-4)
 """Coupled as Adam has it; tried first beside the default, 0. `next_decay` goes on from the best."""
 DECAY_LIMITS = (1e-7, 0.1)
