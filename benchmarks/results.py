@@ -165,8 +165,13 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
 
 
 def side_table(told: dict[str, Any]) -> str:
-    """Return the brief table of a comparison, with each difference's interval and the decisions by task."""
+    """Return the brief table of a comparison, with each difference's interval and the decisions by task.
+
+    Times of steps are left out: cells run beside each other and beside other work. docs/performance.md measures steps.
+    """
     head, rows = present.columns(told, brief=True)
+    timed = head.index("step")
+    head, rows = head[:timed] + head[timed + 1 :], [row[:timed] + row[timed + 1 :] for row in rows]
     counts = {entry["method"]: entry["counts"] for entry in told["counts"]}
     at = head.index("decision")
     head[at : at + 1] = ["95 % interval", "decision", "tasks won, lost, tied, undecided"]
@@ -206,7 +211,7 @@ def put(text: str, key: str, cell: str) -> str:
         parts.append(
             f"Not measured: {', '.join(f'{MODELS[m]} on {n}' for n, m in (k.split('/') for k in missing))}."
         )
-    parts.append(present.NOTES)
+    parts.append("AUC: mean over seeds (sd). ~: too few positives to enter any count.")
     return f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}"
 
 
