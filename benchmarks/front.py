@@ -53,10 +53,9 @@ def read(text: str, after: str, click: str, like: str) -> list[Point]:
     """
     lines = text.partition(after)[2].splitlines()
     for at, line in enumerate(lines):
-        head = [cell.strip().removesuffix(" auc") for cell in line.strip("|").split("|")]
-        wanted = [name.removesuffix(" auc") for name in (click, like)]
-        if line.startswith("|") and all(name in head for name in wanted):
-            columns, points = [head.index(name) for name in wanted], []
+        head = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and click in head and like in head:
+            columns, points = [head.index(click), head.index(like)], []
             for row in lines[at + 2 :]:
                 if not row.startswith("|"):
                     break

@@ -96,7 +96,7 @@ def next_decay(tried: Mapping[float, float]) -> float | None:
     for away in range(high - low + 1):
         for step in (at + away, at - away):
             if low <= step <= high and step not in known:
-                return float(f"{10.0 ** (step / 2):.1g}")
+                return _half_decade(step)
     return None
 
 
@@ -107,15 +107,20 @@ def next_rate(tried: Mapping[float, float]) -> float | None:
     if best not in (ordered[0], ordered[-1]):
         return None
     step = 1 if best == ordered[-1] else -1
-    beyond = float(f"{10.0 ** ((round(2 * math.log10(best)) + step) / 2):.1g}")
+    beyond = _half_decade(round(2 * math.log10(best)) + step)
     return beyond if LR_LIMITS[0] <= beyond <= LR_LIMITS[1] else None
 
 
 def beside(lr: float) -> list[float]:
     """Return the half-decades next to a learning rate, the lower first, within `LR_LIMITS`."""
     at = round(2 * math.log10(lr))
-    near = [float(f"{10.0 ** (step / 2):.1g}") for step in (at - 1, at + 1)]
+    near = [_half_decade(step) for step in (at - 1, at + 1)]
     return [rate for rate in near if LR_LIMITS[0] <= rate <= LR_LIMITS[1]]
+
+
+def _half_decade(step: int) -> float:
+    """Return 10 to half of `step`, to one digit: 1, 3, 10."""
+    return float(f"{10.0 ** (step / 2):.1g}")
 
 
 def _weights(raw: Sequence[float], tasks: Sequence[str]) -> dict[str, Any]:
