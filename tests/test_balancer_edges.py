@@ -153,7 +153,100 @@ def test_opposite_raises_before_anything_is_written():
     assert not optimizer.state
 
 
+@pytest.mark.parametrize(("angle", "status"), ((0.0, "stationary"), (1e-4, "solved")))
+@pytest.mark.parametrize("level", ("gradients", "updates"))
+def test_what_all_but_cancels_does_not_hang_on_float32(angle, status, level):
+    """-3 times a row of thousand float32 entries, and the same turned by 1e-4."""
+    for seed in range(10):
+        g = torch.Generator().manual_seed(seed)
+        v, z = torch.randn(1000, generator=g), torch.randn(1000, generator=g)
+        z = z - (z @ v) / (v @ v) * v
+        z = z * (v.norm() / z.norm())
+        p = torch.nn.Parameter(torch.zeros(1000))
+        balancer = eq.Balancer(torch.optim.SGD([p], lr=1.0), "pub", level=level, shared=[p])
+        balancer.backward({"a": (p * v).sum(), "b": (p * (-3 * (v + angle * z))).sum()})
+        balancer.step()
+        assert balancer.last.status == status
+
+
+def test_updates_that_are_all_zero_are_stationary():
+    """Momentum .5 and a gradient of -.5 after one of 1: each task's update is 0."""
+    p = torch.nn.Parameter(torch.ones(3))
+    balancer = eq.Balancer(torch.optim.SGD([p], lr=0.1, momentum=0.5), "pub", shared=[p])
+    balancer.backward({"a": p.sum(), "b": p.sum()})
+    balancer.step()
+    before = p.detach().clone()
+    balancer.backward({"a": -0.5 * p.sum(), "b": -0.5 * p.sum()})
+    balancer.step()
+    assert balancer.last.status == "stationary"
+    assert torch.equal(p, before)
+
+
+@pytest.mark.parametrize("method", ("pub", "nash", "equal"))
+def test_gradients_left_by_a_plain_loop_are_not_stepped(method):
+    """A loop that zeroes at its start leaves `p.grad` behind when it changes to the Balancer."""
+    parameters, _, balancer = make(method)
+    twin, _, other = make(method)
+    sum(losses(parameters, 3).values()).backward()
+    for p, b in ((parameters, balancer), (twin, other)):
+        b.backward(losses(p, 0))
+        b.step()
+    assert all(torch.equal(parameters[n], twin[n]) for n in twin)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("nash", {"between": "weighted"}),
+        ("nash", {"gram": "sketch"}),
+        ("mgda", {"between": "weighted", "scale": "norm"}),
+        ("pub", {"gram": "sketch", "scale": "frobenius"}),
+    ],
+)
+def test_one_task_between_solves_has_the_weight_1(method, options):
+    parameters, _, balancer = make(method, every=5, shared=("trunk",), **options)
+    for step in range(3):
+        balancer.backward(losses(parameters, step))
+        balancer.step()
+    balancer.backward({"a": losses(parameters, 3)["a"], "b": None, "c": None})
+    balancer.step()
+    assert balancer.last.weights == {"a": 1.0, "b": 0.0, "c": 0.0}
+
+
 # ---- accumulation ----
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("equal", {"between": "weighted"}),
+        ("uw", {"between": "weighted"}),
+        ("pub", {"gram": "sketch"}),
+    ],
+)
+def test_micro_batches_with_other_tasks_are_all_recorded(method, options):
+    """Weights come before the backward: a task that comes with a later micro-batch gets its own then."""
+    parameters, _, balancer = make(method, **options)
+    balancer.backward(losses(parameters, 0))
+    balancer.step()
+    before = clones(parameters)
+    for tasks in ("ab", "bc"):
+        found = losses(parameters, 1)
+        balancer.backward({name: found[name] if name in tasks else None for name in "abc"})
+    balancer.step()
+    assert moved(before, parameters) == {"trunk", "a", "b", "c"}
+    assert balancer.last.tasks == ("a", "b", "c")
+    assert balancer.last.absent == ()
+    assert all(w > 0 for w in balancer.last.weights.values())
+    if method == "equal":
+        assert set(balancer.last.weights.values()) == {1.0}
+    if method == "uw":  # its state moved once: that of one call with all tasks
+        twin, _, other = make(method, **options)
+        for step in (0, 1):
+            other.backward(losses(twin, step))
+            other.step()
+        found, expected = (b.state_dict()["method_state"][0] for b in (balancer, other))
+        assert all(torch.equal(v, expected[k]) for k, v in found.items() if isinstance(v, torch.Tensor))
 
 
 @pytest.mark.parametrize("given", ("argument", "attribute"))

@@ -59,9 +59,101 @@ def test_refused_parameters():
         eq.Balancer(optimizer, "pub", shared=["trunk"])
     with pytest.raises(ValueError, match="each parameter once"):
         eq.Balancer([optimizer, torch.optim.SGD([p], lr=0.1)], "pub")
-    for bad in ([], [p], [optimizer, 3]):
+    for bad in ([], [p], [optimizer, 3], 3, torch.nn.Linear(2, 1)):
         with pytest.raises(ValueError, match="optimizer must be a torch optimizer"):
             eq.Balancer(bad, "pub")
+
+
+class OfMyOwn:
+    """What the docs ask of a user's method, no more."""
+
+    level = "gradients"
+
+    def init(self, num_tasks):
+        return {}
+
+    def __call__(self, statistic, state):
+        return torch.ones(len(statistic), dtype=torch.float64) * 2, state
+
+
+def test_a_method_of_ones_own_needs_level_init_and_call_only():
+    parameters, _, balancer = make(OfMyOwn())
+    balancer.backward(losses(parameters, 0))
+    balancer.step()
+    assert balancer.last.weights == {"a": 2.0, "b": 2.0, "c": 2.0}
+    with pytest.raises(ValueError, match="method must be an instance"):
+        make(type("Other", (), {"level": "gradients"})())
+
+
+def test_parameters_that_change_after_the_balancer_was_made():
+    parameters, optimizer, balancer = make()
+    parameters["trunk"].requires_grad_(False)
+    with pytest.raises(ValueError, match="shared parameters must stay trainable"):
+        balancer.backward({"a": parameters["a"].sum()})
+    parameters["trunk"].requires_grad_(True)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    with pytest.raises(ValueError, match="make the Balancer anew after add_param_group"):
+        balancer.backward(losses(parameters, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "bad", "error"),
+    [
+        (
+            {"on_stationary": "raise"},
+            lambda p: {"a": p["trunk"].sum(), "b": -p["trunk"].sum()},
+            eq.StationaryError,
+        ),
+        (
+            {"on_nonfinite": "raise"},
+            lambda p: losses(p, 1) | {"b": p["trunk"].sum() * float("nan")},
+            FloatingPointError,
+        ),
+    ],
+)
+def test_an_error_of_step_leaves_no_trace(options, bad, error):
+    parameters, _, balancer = make(kind=torch.optim.SGD, **options)
+    twin, _, other = make(kind=torch.optim.SGD, **options)
+    balancer.backward(losses(parameters, 0))
+    balancer.step()
+    balancer.backward(bad(parameters))
+    with pytest.raises(error):
+        balancer.step()
+    balancer.backward(losses(parameters, 2))
+    balancer.step()
+    for step in (0, 2):
+        other.backward(losses(twin, step))
+        other.step()
+    assert all(torch.equal(parameters[n], twin[n]) for n in twin)
+
+
+def test_a_first_backward_that_fails_fixes_nothing():
+    parameters, _, balancer = make(shared=None)
+    with pytest.raises(ValueError, match="none in common"):
+        balancer.backward({"x": parameters["a"].sum(), "y": parameters["b"].sum()})
+    balancer.backward(losses(parameters, 0))
+    balancer.step()
+    assert balancer.last.tasks == ("a", "b", "c")
+
+
+def test_losses_after_the_step_that_famo_cannot_take_leave_a_whole_step():
+    parameters, _, balancer = make("famo")
+    balancer.backward(losses(parameters, 0))
+    with pytest.raises(ValueError, match="FAMO"):
+        balancer.step(lambda: {name: torch.zeros(()) for name in "abc"})
+    assert balancer.last.step == 1
+    balancer.backward(losses(parameters, 1))
+    balancer.step(lambda: losses(parameters, 1))
+    assert balancer.last.step == 2
+
+
+def test_many_16_bit_gradients_are_finite():
+    p = torch.nn.Parameter(torch.zeros(100_000, dtype=torch.float16))
+    balancer = eq.Balancer(torch.optim.SGD([p], lr=1.0), "equal", shared=[p])
+    balancer.backward({"a": p.sum(), "b": p.sum()})
+    balancer.step()
+    assert balancer.last.nonfinite == ()
+    assert float(p.detach()[0]) == -2.0
 
 
 def refused(message, bad, first=None, error=ValueError, **arguments):
@@ -92,6 +184,7 @@ def refused(message, bad, first=None, error=ValueError, **arguments):
         (lambda p: p["trunk"].sum(), "must be a mapping"),
         (lambda p: [p["trunk"].sum()], "must be a mapping"),
         (lambda p: {}, "at least one task"),
+        (lambda p: {0: p["trunk"].sum(), 1: p["a"].sum()}, "must name its tasks by text, got 0"),
         (lambda p: {**losses(p, 1), "b": p["b"].sum()}, "reach at least one shared"),
     ],
 )

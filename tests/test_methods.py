@@ -25,7 +25,6 @@ def weights(method, statistic, tasks=TASKS):
         "present": torch.ones(len(tasks), dtype=torch.bool),
         "tasks": tasks,
         "generator": torch.Generator().manual_seed(0),
-        "excess": LOSSES.flip(0),
         "cross": GRAM,
         "step": 1,
     }
@@ -69,7 +68,7 @@ def test_builds_without_arguments_is_frozen_and_declares_itself(row):
     assert row.kind.level in ("losses", "gradients", "updates", "representation")
     assert row.kind.scale in RULES
     assert row.kind.total in ("one", "tasks", None)
-    assert set(row.kind.needs) <= {"losses", "present", "tasks", "generator", "step", "excess", "cross"}
+    assert set(row.kind.needs) <= {"losses", "present", "tasks", "generator", "step", "cross"}
     assert row.kind.paper
 
 

@@ -168,7 +168,7 @@ def test_excess_mtl_follows_the_relative_excess():
         excess = first * np.array([1.0, 0.5, 2.0]) ** step
         w = w * np.exp(0.1 * excess / first)
         w = 3 * w / w.sum()
-        found, state = method(LOSSES, state, excess=torch.tensor(excess), present=HERE)
+        found, state = method(torch.tensor(excess), state, present=HERE)
         np.testing.assert_allclose(found.numpy(), w, rtol=1e-12)
 
 
@@ -241,7 +241,7 @@ def test_excess_mtl_is_torchjds_but_for_the_first_step():
     for step in u:
         squares = squares + step**2
         excess = (step**2 / (squares + 1e-7).sqrt()).sum(1)
-        found, state = method(LOSSES, state, excess=excess, present=HERE)
+        found, state = method(excess, state, present=HERE)
         ratios.append(found / reference(step))
     for later in ratios[1:]:  # the reference's undivided first step is a constant factor a task from then on
         torch.testing.assert_close(later / later[0], ratios[0] / ratios[0][0], rtol=1e-5, atol=0)
@@ -256,7 +256,7 @@ STATEFUL = ("uw", "imtl_l", "dwa", "famo", "stch", "gradnorm", "excess_mtl", "ba
 def test_an_absent_tasks_numbers_stay(name):
     method, here = METHODS[name](), torch.tensor([True, False, True])
     state = method.init(3)
-    needs = {"losses": LOSSES[here], "present": here, "tasks": ("a", "c"), "excess": LOSSES[here]}
+    needs = {"losses": LOSSES[here], "present": here, "tasks": ("a", "c")}
     given = LOSSES[here] if method.level == "losses" else torch.eye(2, dtype=D)
     for _ in range(3):
         found, state = method(given, state, **{n: needs[n] for n in method.needs})

@@ -61,7 +61,7 @@ class Ahead:
             late: numbers that the transfer, if there is one, takes along.
         """
         names = list(checked.values)
-        due = _weighs(known, names) and self._weigher.must_solve(names) and not self._options.method.any_level
+        due = _weighs(known, names) and self._weigher.must_solve(names) and not self._options.any_level
         finite, found = dict.fromkeys(names, True), torch.zeros(len(names), dtype=torch.float64)
         if names and (due or not unread(self._layout, self._options)):
             each = torch.stack([loss.detach().double() for loss in checked.values.values()])
@@ -71,7 +71,16 @@ class Ahead:
         kept = self._weigher.kept if self._options.level != "losses" else finite
         tasks = [name for name, good in finite.items() if good and name in kept]
         if _weighs(known, tasks):
-            known = self._weigher.decide(tasks, found[[names.index(name) for name in tasks]], {}, None)
+            if known is None:
+                known = self._weigher.decide(tasks, found[[names.index(name) for name in tasks]], {}, None)
+            elif not known.skipped:
+                union = [
+                    name for name in self._weigher.tasks if name in {*known.tasks, *tasks} - collected.bad
+                ]
+                means = transfer.to_host(
+                    [torch.stack([collected.losses[name][0].double() for name in union])]
+                )
+                known = self._weigher.join(known, self._weigher.decide(union, means[0], {}, None))
         return tasks, known
 
     def of_near(
@@ -121,7 +130,11 @@ class Ahead:
                 found = self._grams(rows, [])
             at = [k for k, name in enumerate(seen.rows) if name in rows]
             numbers = losses.read()[at] if read else torch.zeros(len(at), dtype=torch.float64)
-            known = weigher.decide(tasks, numbers, found, options.level)
+            new = weigher.decide(tasks, numbers, found, options.level)
+            if known is None:
+                known = new
+            elif not known.skipped:
+                known = weigher.join(known, new)
         return tasks, known
 
     def _grams(self, rows: Mapping[str, list[Tensor]], along: Sequence[Waiting]) -> dict[str, list[Tensor]]:

@@ -112,7 +112,7 @@ class Balancer:
             level or self.method.level,
             every,
             between,
-            scale or self.method.scale,
+            scale or str(getattr(self.method, "scale", "raw")),
             moments,
             clip,
             max_norm,
@@ -150,6 +150,7 @@ class Balancer:
         self._flow = ""
         self._weighed: Weighed | None = None
         self._exposed = False  # whether `p.grad` holds what a gradient scaler checks
+        self._overflow = False  # whether the scaler found an Inf or NaN there
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -177,7 +178,8 @@ class Balancer:
 
         Own gradients go to `p.grad`, shared ones stay here and their `p.grad` stays None. Several calls are averaged
         with their counts: N micro-batches give the gradient of their union. Where weights come before the backward
-        (level "representation", or "losses" with between="weighted") those of the first micro-batch serve all.
+        (level "representation", or "losses" with between="weighted") those of the first micro-batch serve all; a task that it
+        had not gets its weight at its own first.
 
         Args:
             losses: {task: 0-dim tensor, or None where the batch says nothing} or a tensor [T].
@@ -193,6 +195,9 @@ class Balancer:
             StationaryError: under `on_stationary="raise"`, where weights come before the backward; else `step` raises it.
         """
         checked = check_losses(losses, counts)
+        self._layout.check()
+        first = not self._weigher.tasks
+        found = self._layout.shared is None
         if scaler is not None and scaler.is_enabled():
             checked.scale = scaler.scale(torch.ones((), device=self._layout.parameters[0].device))
         self._weigher.begin(checked.names)
@@ -206,6 +211,9 @@ class Balancer:
                 self._backward_weighted(checked, given, retain_graph)
         except (ValueError, StationaryError):
             self.zero_grad()
+            if first:  # a call that failed fixes nothing
+                self._weigher.tasks = ()
+                self._layout.shared = None if found else self._layout.shared
             raise
         if checked.scale is not None:
             self._exposed = True
@@ -222,7 +230,7 @@ class Balancer:
         return "weighted" if of_losses or not weigher.must_solve(checked.values) else "each"
 
     def _backward_each(self, checked: CheckedLosses, keep_graph: bool) -> None:
-        keep_calls = "cross" in self.method.needs
+        keep_calls = "cross" in self.options.needs
         num = len(self._weigher.tasks)
         collect_each(self._collected, self._layout, checked, num, keep_calls, keep_graph)
         if self.options.between == "weighted":
@@ -257,7 +265,7 @@ class Balancer:
 
         Raises:
             RuntimeError: no `backward` before it; StationaryError and FloatingPointError as `on_stationary` and
-                `on_nonfinite` say, before anything is written.
+                `on_nonfinite` say, before anything is written; this step's gradients are forgotten.
             ValueError: a closure that the method does not use, or none where it needs one.
         """
         if not self._flow:
@@ -272,30 +280,38 @@ class Balancer:
                 else f"closure must return the losses on the same batch, {name} looks at them after the step; call "
                 "step(lambda: model.losses(batch))"
             )
+        shared = self._layout.shared_parameters()
+        joint.set_gradient(
+            shared, [None] * len(shared)
+        )  # a plain loop, or a scaler's check, may have left some there
         if self._exposed:
             self._cover()
         with torch.no_grad():
-            self.last = self._step_weighted() if self._flow == "weighted" else self._step_each()
-            if closure is not None and self.last.tasks:
-                self._observe(closure)
-        self._weigher.steps += 1
-        self.zero_grad()
+            try:
+                self.last = self._step_weighted() if self._flow == "weighted" else self._step_each()
+            except (StationaryError, FloatingPointError):
+                self.zero_grad()
+                raise
+            try:
+                if closure is not None and self.last.tasks:
+                    self._observe(closure)
+            finally:  # the step is done, whatever the method makes of the losses after it
+                self._weigher.steps += 1
+                self.zero_grad()
 
     def _cover(self) -> None:
-        """Take back what a gradient scaler was shown, in place: shared `p.grad` None, own ones the tasks' own again.
+        """Take back what a gradient scaler was shown, in place: own `p.grad` are the tasks' own again.
 
         The scaler leaves `found_inf` and `grad_scale` here while it calls `step`, as on every optimizer that says
         `_step_supports_amp_scaling`; without `grad_scale` it has unscaled `p.grad` already, and the user may have clipped it.
         """
         collected, layout = self._collected, self._layout
-        joint.set_gradient(layout.shared_parameters(), [None] * len(layout.shared or ()))
         if getattr(self, "grad_scale", None) is not None or not hasattr(self, "found_inf"):
             layout.put_own(collected.tasks)
             if collected.weighted is not None:
                 for p, g in zip(layout.pick(layout.own()), collected.weighted.own, strict=False):
                     p.grad = p.grad if g is None else g
-        if bool(getattr(self, "found_inf", 0.0)) and not collected.bad:  # synchronises
-            collected.bad.update(collected.used or collected.tasks)
+        self._overflow = bool(getattr(self, "found_inf", 0.0))  # synchronises
 
     def _step_each(self) -> Record:
         """Weigh the tasks, mix updates or gradients, and let torch's own step do the rest.
@@ -320,6 +336,8 @@ class Balancer:
                 present = sort_tasks(collected, numbers.read(), options.max_task_norm)
             if not self._exposed:
                 self._refuse_nonfinite()
+            if self._overflow and not collected.bad:  # of the scaled sum only, so of all that are in it
+                collected.bad.update(tasks)
             if numbers is None or not present or (self._exposed and collected.bad):
                 return self._skip()
             self._tracks.replace(present, self._losses(present, numbers), self._weigher.steps + 1)
@@ -335,8 +353,10 @@ class Balancer:
         options, method = self.options, self.method
         waits = transfer.waits(self._layout.parameters[0].device)
         begun = self._moments is None or self._moments.states.keys() >= tasks.keys()
-        changes = hasattr(method, "track") or hasattr(method, "combine") or "excess" in method.needs
-        if not waits or not begun or changes or options.max_task_norm is not None or self._collected.bad:
+        changes = hasattr(method, "track") or hasattr(method, "combine") or options.of_excess
+        if not waits or not begun or changes or options.max_task_norm is not None:
+            return False
+        if self._collected.bad or self._overflow:
             return False
         if not self._weigher.must_solve(tasks):
             return unread(self._layout, options)
@@ -367,12 +387,12 @@ class Balancer:
             return constant(tasks, "one_task" if one else "rows")
         due, assumed = self._weigher.must_solve(tasks), numbers.found is None
         extras = {}
-        if "excess" in self.method.needs:
+        if self.options.of_excess:
             extras["excess"] = self._tracks.excess(present)
         if not due:
             return self._weigher.keep(tasks)
-        if "cross" in self.method.needs:
-            extras["cross"] = cross_gram(self._layout, self.options, tasks, collected.calls)
+        if "cross" in self.options.needs:
+            extras["cross"] = cross_gram(self._layout, self.options, self._moments, tasks, collected.calls)
         kinds = self._weigher.kinds(mixed)
         found = grams(kinds, [numbers, *self._tally.waiting()]) if kinds else {}
         if assumed and len(sort_tasks(collected, numbers.read(), None)) < len(tasks):
@@ -392,6 +412,8 @@ class Balancer:
             self._refuse_nonfinite()
         collected, parameters = self._collected, self._layout.shared_parameters()
         good: dict[str, Tensor] = {}
+        if self._overflow and not collected.bad:
+            collected.bad.update(collected.used or collected.tasks)
         if self._exposed and collected.bad:
             return self._skip()
         if collected.weighted is None:

@@ -74,7 +74,7 @@ def check_losses(
             mapping has it, else 1 a call.
 
     Raises:
-        ValueError: a loss that is not a scalar tensor, an empty mapping, a negative or unknown count.
+        ValueError: a loss that is not a scalar tensor, a name that is not text, an empty mapping, a negative or unknown count.
     """
     if isinstance(losses, Tensor):
         if losses.dim() != 1:
@@ -89,6 +89,10 @@ def check_losses(
         )
     if not losses:
         raise ValueError("losses must hold at least one task, got an empty mapping")
+    if wrong := [name for name in losses if not isinstance(name, str)]:
+        raise ValueError(
+            f"losses must name its tasks by text, got {wrong[0]!r}; pass {{{str(wrong[0])!r}: ...}} or a tensor of shape [T]"
+        )
     given = counts if counts is not None else getattr(losses, "counts", None)
     if counts is not None and (unknown := [name for name in counts if name not in losses]):
         raise ValueError(
@@ -111,7 +115,7 @@ def check_losses(
         if loss.requires_grad and count > 0:
             values[name] = loss.reshape(())
             weights[name] = count
-    return CheckedLosses(values, weights, [str(name) for name in losses])
+    return CheckedLosses(values, weights, list(losses))
 
 
 def gradients(
@@ -143,15 +147,19 @@ def gradients(
 
 
 def sum_of_squares(found: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """Return the sum of squares as a 0-dim tensor in the gradients' own precision: Inf when a square overflows.
+    """Return the sum of squares as a 0-dim tensor: Inf when a square overflows in the gradients' own precision.
 
-    That is wanted: 1e25 is finite, its square in float32 is not, and an optimizer's second moment would be lost.
+    That is wanted: 1e25 is finite, its square in float32 is not, and an optimizer's second moment would be lost. The sum of
+    16-bit squares is one of float32, as many small ones overflow where none does.
     """
-    total = torch.zeros((), dtype=like.dtype, device=like.device)
+    wide = torch.promote_types(like.dtype, torch.float32)
+    total = torch.zeros((), dtype=wide, device=like.device)
     for g in found:
         if g is not None:
             flat = (g.values() if g.is_sparse else g).reshape(-1)
-            total = total + torch.dot(flat, flat).to(total)
+            half = flat.dtype.itemsize < 4
+            squares = (flat * flat).sum(dtype=wide) if half else torch.dot(flat, flat)
+            total = total + squares.to(total)
     return total
 
 

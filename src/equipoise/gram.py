@@ -7,19 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from equipoise.solve.simplex import hull
 from equipoise.transfer import Waiting, to_host
 
 BLOCK = 2**16
 """Entries of a vector that are multiplied at a time: T blocks of this size stay in a core's cache."""
 
 SMALL = 1e-30  # squared norm below which float32 squares lose digits, then vanish
+NEAR = 1e-5
+"""Squared distance of 0 from the hull of the rows at length 1, below which float32 products cannot tell it from 0."""
 
 
 def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return M [T, T] float64 on the CPU, `M_ij = sum over tensors of <rows[i][k], rows[j][k]>`.
 
     Products are summed in float32 (float64 for float64 rows) within a block and in float64 across blocks. A row whose
-    squares would vanish in float32 (squared norm below 1e-30) has all products redone in float64. One transfer.
+    squares would vanish in float32 (squared norm below 1e-30), or rows that all but cancel, have all products redone in
+    float64: whether 0 lies in their convex hull hangs on digits that float32 does not have. One transfer, two then.
 
     Args:
         rows: T sequences of tensors; the k-th tensors of all tasks have one shape. Dense, or all coalesced sparse.
@@ -31,18 +35,39 @@ def gram(rows: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def grams(many: Sequence[Sequence[Sequence[Tensor]]], along: Sequence[Waiting] = ()) -> list[Tensor]:
-    """Return `gram` of each of several sets of rows, by one transfer for all; one more where rows vanish in float32.
+    """Return `gram` of each of several sets of rows, by one transfer for all; one more where float32 is too coarse.
 
     Args:
         along: numbers that are read by the same transfer.
     """
     each = [_columns(rows) for rows in many]
     found = to_host([_products(columns, torch.float32) for columns in each], along)
-    small = [k for k, m in enumerate(found) if not bool((m.diagonal() >= SMALL).all())]
+    small = [k for k, m in enumerate(found) if coarse([m])]
     if small:
         for k, m in zip(small, to_host([_products(each[k], torch.float64) for k in small]), strict=True):
             found[k] = m
     return found
+
+
+def coarse(each: Sequence[Tensor]) -> bool:
+    """Whether products [T, T] made in float32, one or one a tensor, must be made again in float64.
+
+    Rows vanish in all tensors together, or those of a tensor all but cancel.
+    """
+    total = torch.stack(list(each)).sum(0)
+    return bool((total.diagonal() < SMALL).any()) or any(_cancels(m) for m in each)
+
+
+def _cancels(m: Tensor) -> bool:
+    """Whether 0 lies within sqrt(NEAR) of the hull of the rows at length 1; rows of length 0 are left out."""
+    there = m.diagonal() > 0
+    scaled = cosines(m)[there][:, there]
+    if len(scaled) < 2 or float(scaled.min()) >= 0.0 or not bool(scaled.isfinite().all()):
+        return False  # no row against another
+    if float(torch.linalg.eigvalsh(scaled)[0]) > NEAR:
+        return False
+    weights = torch.from_numpy(hull(scaled.numpy())[0])
+    return float(weights @ scaled @ weights) <= NEAR
 
 
 def _columns(rows: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:

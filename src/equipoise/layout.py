@@ -46,7 +46,7 @@ class Layout:
             ValueError: no optimizer, a parameter held twice, LBFGS; a shared parameter that is frozen, unknown to the
                 optimizers or given twice.
         """
-        optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        optimizers = list(optimizer) if isinstance(optimizer, Sequence) else [optimizer]
         if not optimizers or not all(isinstance(o, torch.optim.Optimizer) for o in optimizers):
             raise ValueError(f"optimizer must be a torch optimizer or a sequence of them, got {optimizer!r}")
         parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
@@ -56,6 +56,10 @@ class Layout:
                 "disjoint lists"
             )
         layout = cls(optimizers, [rule_for(o) for o in optimizers], parameters)
+        if isinstance(shared, Tensor):
+            raise ValueError(
+                f"shared must be several parameters, got one tensor of shape {tuple(shared.shape)}; pass shared=[parameter]"
+            )
         if shared is not None:
             layout.shared = layout.check_shared(list(shared))
         return layout
@@ -81,6 +85,20 @@ class Layout:
                 "shared must hold at least one parameter, got none; pass model.shared_parameters()"
             )
         return sorted(found)
+
+    def check(self) -> None:
+        """Raise a ValueError where optimizers or shared parameters are no longer those that the layout was made of."""
+        num = sum(len(group["params"]) for o in self.optimizers for group in o.param_groups)
+        if num != len(self.parameters):
+            raise ValueError(
+                f"optimizer must keep the parameters that it had when the Balancer was made, {len(self.parameters)}, got {num}; make "
+                "the Balancer anew after add_param_group"
+            )
+        if frozen := [p for p in self.shared_parameters() if not p.requires_grad]:
+            raise ValueError(
+                f"shared parameters must stay trainable, got a frozen one of shape {tuple(frozen[0].shape)}; make the Balancer anew "
+                "with shared=... without it"
+            )
 
     def own(self) -> list[int]:
         """Return the positions of trainable parameters outside `shared`."""

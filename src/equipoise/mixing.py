@@ -11,7 +11,7 @@ from torch import Tensor
 from equipoise import joint
 from equipoise.compiled import Fast, fast, matrix
 from equipoise.gradients import Gradients, TaskGradient, sum_weighted
-from equipoise.gram import SMALL, cross, products
+from equipoise.gram import coarse, cross, products
 from equipoise.gram import grams as make_grams
 from equipoise.layout import Layout
 from equipoise.moments import TaskMoments
@@ -85,11 +85,8 @@ def mix_updates(
     tasks, share = list(present), 1.0 / options.weight_sum(len(present))
     whole = options.clip is not None or combine is not None
     parts = parts_of(layout, [task.shared for task in present.values()])
-    own = [moments is not None and (options.moments == "per_task" or part.rows is None) for part in parts]
-    slots = [
-        moments.slots(tasks, position, part.shared) if moments is not None and mine else [part.shared.state]
-        for part, position, mine in zip(parts, layout.shared or (), own, strict=True)
-    ]
+    own = [_has_own(options, part) for part in parts]
+    slots = _slots_of(layout, options, moments, tasks, parts)
     alone = whole or options.per == "tensor"
     together = [[k] for k in range(len(parts))] if alone else bundles(parts, slots, whole)
 
@@ -102,7 +99,7 @@ def mix_updates(
 
     def grams(kinds: Collection[str], along: Sequence[Waiting]) -> dict[str, list[Tensor]]:
         found = _grams(views, quick, kinds, share, options, kept, torch.float32, along)
-        if any(bool((torch.stack(m).sum(0).diagonal() < SMALL).any()) for m in found.values()):
+        if any(coarse(each) for each in found.values()):
             found = _grams(views, [None] * len(views), kinds, share, options, kept, torch.float64)
         return found
 
@@ -150,6 +147,23 @@ def sketch_rows(
             columns.append(list(view.peeks(..., share, None)[1]))
         rows["updates"] = [list(row) for row in zip(*columns, strict=True)]
     return rows
+
+
+def _has_own(options: Options, part: Part) -> bool:
+    """Whether each task has slots of its own of this parameter."""
+    return options.moments == "per_task" or (options.moments == "per_task_dense" and part.rows is None)
+
+
+def _slots_of(
+    layout: Layout, options: Options, moments: TaskMoments | None, tasks: Sequence[str], parts: Sequence[Part]
+) -> list[list[dict[str, Any]]]:
+    """Return for each part the slots that the tasks' peeks read: one set a task, or the optimizer's own for all."""
+    return [
+        moments.slots(tasks, position, part.shared)
+        if moments is not None and _has_own(options, part)
+        else [part.shared.state]
+        for part, position in zip(parts, layout.shared or (), strict=True)
+    ]
 
 
 def _begin(parts: Sequence[Part], slots: Sequence[Sequence[dict[str, Any]]]) -> bool:
@@ -233,11 +247,16 @@ def _joint(
 
 
 def cross_gram(
-    layout: Layout, options: Options, present: Sequence[str], calls: Sequence[Mapping[str, Gradients]]
+    layout: Layout,
+    options: Options,
+    moments: TaskMoments | None,
+    present: Sequence[str],
+    calls: Sequence[Mapping[str, Gradients]],
 ) -> Tensor:
     """Return [P, P] inner products of the first `backward` call's rows with the second's.
 
-    The rows are gradients, or at level "updates" what the optimizer would make of each call's gradient.
+    The rows are gradients, or at level "updates" what the optimizer would make of each call's gradient, from the slots that
+    the task's own peek reads.
 
     Raises:
         ValueError: not two calls.
@@ -251,12 +270,11 @@ def cross_gram(
     absent: Gradients = [None] * len(layout.shared or ())
     both = [call.get(name, absent) for call in calls for name in present]
     share = 1.0 / options.weight_sum(num)
-    columns = []
-    for part in parts_of(layout, both):
-        if options.mixes_updates:
-            view = View([part], [[part.shared.state]], whole=True)
-            columns.append(list(view.peeks(..., share, options.clip)[1]))
-        else:
-            columns.append(part.gradients)
+    parts = parts_of(layout, both)
+    columns = [part.gradients for part in parts]
+    if options.level == "updates":
+        slots = _slots_of(layout, options, moments, [*present, *present], parts)
+        views = [View([part], [each], whole=True) for part, each in zip(parts, slots, strict=True)]
+        columns = [list(view.peeks(..., share, options.clip)[1]) for view in views]
     rows = list(zip(*columns, strict=True))
     return cross(rows[:num], rows[num:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from equipoise.compiled import check_compiler
@@ -66,7 +67,7 @@ class Options:
                 f"clip must be an equipoise.Clippy or None, got {self.clip!r}; try clip=Clippy()"
             )
         for name, norm in (("max_norm", self.max_norm), ("max_task_norm", self.max_task_norm)):
-            if norm is not None and not norm > 0:
+            if norm is not None and (not isinstance(norm, Real) or not norm > 0):
                 raise ValueError(f"{name} must be > 0 or None, got {norm!r}")
         if self.between == "weighted":
             refuse_weighted(
@@ -102,13 +103,13 @@ class Options:
         return {
             f"{name}, which combines rows": hasattr(self.method, "combine"),
             f"{name}, which tracks rows": hasattr(self.method, "track"),
-            f"{name}, which keeps squared gradients": "excess" in self.method.needs,
+            f"{name}, which keeps squared gradients": self.of_excess,
         }
 
     def _check_level(self) -> None:
         """Raise a ValueError where the method's statistic does not exist at the level, or goes with no such option."""
         name, of_losses = type(self.method).__name__, self.method.level == "losses"
-        if (self.level == "losses") != of_losses and not self.method.any_level:
+        if (self.level == "losses") != of_losses and not self.any_level:
             allowed = "'losses'" if of_losses else "'gradients', 'updates' or 'representation'"
             raise ValueError(
                 f"level must be {allowed} for {name}, whose weights come from "
@@ -127,7 +128,7 @@ class Options:
             what_level = "level='representation'" if self.gram == "exact" else "gram='sketch'"
             reasons = {
                 **self._per_task_rows(),
-                f"{name}, which needs two backward calls": "cross" in self.method.needs,
+                f"{name}, which needs two backward calls": "cross" in self.needs,
                 f"moments={self.moments!r}": self.moments != "shared",
                 "clip": self.clip is not None,
                 "max_task_norm": self.max_task_norm is not None,
@@ -150,11 +151,27 @@ class Options:
     @property
     def needs_rows(self) -> bool:
         """Whether the method asks for something of each task's own shared gradient, whatever its level."""
-        return any(self._per_task_rows().values()) or "cross" in self.method.needs
+        return any(self._per_task_rows().values()) or "cross" in self.needs
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keyword extras that the method takes."""
+        return tuple(getattr(self.method, "needs", ()))
+
+    @property
+    def of_excess(self) -> bool:
+        """Whether the method's statistic is the excess risks, for which each task's squared gradients are kept."""
+        return getattr(self.method, "statistic", None) == "excess"
+
+    @property
+    def any_level(self) -> bool:
+        """Whether the method looks at no entry of its statistic."""
+        return bool(getattr(self.method, "any_level", False))
 
     def weight_sum(self, num_present: int) -> float:
         """Return S, the weight sum that scale rule or method promises (1 where none is promised)."""
-        if self.scale == "sum" or (self.scale == "raw" and self.method.total == "tasks"):
+        promised = getattr(self.method, "total", None)
+        if self.scale == "sum" or (self.scale == "raw" and promised == "tasks"):
             return float(num_present)
         return 1.0
 
@@ -164,6 +181,9 @@ def resolve_method(method: Any) -> Any:
     if isinstance(method, str):
         choose("method", method, list(METHODS))
         return METHODS[method]()
-    if isinstance(method, type) or not hasattr(method, "level"):
-        raise ValueError(f"method must be an instance such as eq.PUB() or a name of METHODS, got {method!r}")
+    if isinstance(method, type) or not hasattr(method, "level") or not hasattr(method, "init"):
+        raise ValueError(
+            f"method must be an instance such as eq.PUB() or a name of METHODS, got {method!r}; one of your own needs level, "
+            "init(num_tasks) and __call__(statistic, state), see equipoise.methods.Method"
+        )
     return method

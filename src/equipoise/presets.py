@@ -47,7 +47,7 @@ def parse_method(name: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"method {name!r}: {part!r} cannot be added{nearest(part, MANIPULATIONS)}")
         arguments |= MANIPULATIONS[part]
     chosen = METHODS[method]
-    if not arguments and chosen.level == "losses" and "excess" not in chosen.needs:  # type: ignore[attr-defined]
+    if not arguments and chosen.level == "losses" and not hasattr(chosen, "statistic"):  # type: ignore[attr-defined]
         arguments = {"between": "weighted"}
     return method, arguments
 

@@ -218,7 +218,7 @@ def take_step(model: models.Ranker, balancer: Balancer, batch: Batch) -> Losses:
     A method that needs two backward calls (SDMGrad) gets one for each half of the batch, and the losses are those of the
     second; one row serves as both. One that looks at what the step did (FAMO) gets a closure.
     """
-    if "cross" in balancer.method.needs:
+    if "cross" in balancer.options.needs:
         middle = len(batch) // 2
         for half in (batch.part(0, max(1, middle)), batch.part(middle, len(batch))):
             losses = model.losses(half)

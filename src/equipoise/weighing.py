@@ -77,6 +77,7 @@ class Weigher:
         self.steps = 0
         self.kept: dict[str, list[float]] = {}
         self._states: list[Any] = []
+        self._before: tuple[int, list[Any], Tensor] | None = None
         self._generator = torch.Generator().manual_seed(0)
 
     def begin(self, names: Sequence[str]) -> None:
@@ -123,15 +124,15 @@ class Weigher:
         mixed: str | None,
         extras: Mapping[str, Tensor] | None = None,
     ) -> Weighed:
-        """Return the kept weights, 1 for a single task, or those of a solve (arguments as there).
+        """Return 1 for a single task, else the kept weights, or those of a solve (arguments as there).
 
         Raises:
             StationaryError: under `on_stationary="raise"`.
         """
-        if not self.must_solve(tasks):
-            return self.keep(tasks)
         if len(tasks) == 1 and self.options.scale != "raw":
             return constant(tasks, "one_task")
+        if not self.must_solve(tasks):
+            return self.keep(tasks)
         weighed = self.solve(tasks, losses, grams, mixed, extras)
         if weighed.status == "stationary" and self.options.on_stationary == "raise":
             raise StationaryError(
@@ -160,7 +161,15 @@ class Weigher:
         Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: `decide` raises.
         """
         options = self.options
+        if (
+            self._before is not None and self._before[0] == self.steps
+        ):  # solved in this step already: that one did not count
+            self._states = self._before[1]
+            self._generator.set_state(self._before[2])
+        self._before = (self.steps, self._states, self._generator.get_state())
         statistics = [losses] if options.level == "losses" else grams[options.level]
+        if options.of_excess and extras is not None:
+            statistics = [extras["excess"]]
         of_rows = grams.get(mixed) if mixed is not None else None
         needed = {
             "losses": losses,
@@ -215,9 +224,9 @@ class Weigher:
             if not bool(there.all()):
                 statistic, extras = statistic[there][:, there], _only(extras, there)
                 of_mixed = None if of_mixed is None else of_mixed[there][:, there]
-        needs = {name: extras[name] for name in self.method.needs}
+        needs = {name: extras[name] for name in self.options.needs}
         status, residual = Status.SOLVED, None
-        if self.method.solves:
+        if getattr(self.method, "solves", False):
             solution = self.method.solve(statistic, **needs)
             weights, status, residual = solution.weights.double(), solution.status, solution.residual
         else:
@@ -226,8 +235,26 @@ class Weigher:
                 residual, status = found.residual, found.status
             weights = found.weights if isinstance(found, Solution) else found
         whole = torch.zeros(num, dtype=torch.float64)
-        whole[there] = rescale(weights, of_mixed, self.options.scale, len(weights))
+        if status is not Status.STATIONARY or bool(
+            weights.any()
+        ):  # all rows are 0: nothing to give a length to
+            whole[there] = rescale(weights, of_mixed, self.options.scale, len(weights))
         return whole, state, status, residual
+
+    def join(self, known: Weighed, new: Weighed) -> Weighed:
+        """Return the weights of a step that were known, with those of `new` for further tasks, and keep them.
+
+        For micro-batches of which a later one has a task that the first had not. Matrices are left out: none is of all tasks.
+        """
+        names = [name for name in self.tasks if name in {*known.tasks, *new.tasks}]
+        by_name = {
+            **dict(zip(new.tasks, new.weights.T, strict=True)),
+            **dict(zip(known.tasks, known.weights.T, strict=True)),
+        }
+        joined = torch.stack([by_name[name] for name in names], 1)
+        if self.kept:
+            self.kept = self.kept | dict(zip(names, joined.T.tolist(), strict=True))
+        return Weighed(tuple(names), joined, new.status, residual=new.residual)
 
     def observe(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Tell a method that asks for it (FAMO) the losses before and after the step, of tasks that have both."""
@@ -259,7 +286,7 @@ class Weigher:
         """Restore what `state_dict` returned."""
         self.tasks, self.steps = tuple(state["tasks"]), state["steps"]
         self.kept = {name: list(weights) for name, weights in state["kept"].items()}
-        self._states = list(state["method_state"])
+        self._states, self._before = list(state["method_state"]), None
         self._generator.set_state(state["generator"])
 
 
@@ -273,9 +300,7 @@ def _only(extras: Mapping[str, Any], there: Tensor) -> dict[str, Any]:
     present = extras["present"].clone()
     present[extras["present"]] = there
     found["present"] = present
-    for name in ("losses", "excess"):
-        if name in found:
-            found[name] = found[name][there]
+    found["losses"] = found["losses"][there]
     if "cross" in found:
         found["cross"] = found["cross"][there][:, there]
     return found

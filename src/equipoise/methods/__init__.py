@@ -52,14 +52,16 @@ class Method(Protocol):
         scale: its own scale rule.
         total: what its raw weights sum to: "one", "tasks" (T), or None where nothing is promised.
         needs: names of the keyword extras it takes: losses [P], present (bool [T]), tasks (the P names), generator,
-            step (from 1), excess [P] (<g_t, u_t> of a per-task Adagrad peek), cross [P, P] (rows of the step's first
-            `backward` call against those of its second).
+            step (from 1), cross [P, P] (rows of the step's first `backward` call against those of its second).
         solves: whether `solve(statistic, **needs) -> Solution` tells residual and status.
         paper: where it was published.
         use: when to use it, one sentence.
 
+    A method of your own needs `level`, `init` and `__call__`; without the others it has scale "raw", no `needs`, no promise.
+
     The statistic covers the P present tasks; `present` (bool [T]) places them among all tasks. A method may also have:
-    `check_tasks(names)`, called at the first backward; `per = "tensor"`, one Gram matrix and one state a shared tensor;
+    `statistic = "excess"`, <g_t, u_t> [P] of a per-task Adagrad peek in place of the losses; `check_tasks(names)`, called at
+    the first backward; `per = "tensor"`, one Gram matrix and one state a shared tensor;
     `track(row, gradient, loss, step) -> row`, what stands for a task's gradient of one tensor from then on (row None
     at the first); `observe(state, before, after, present) -> state`, told the losses before and after each step;
     `combine(rows, state, generator) -> row` instead of `__call__`, tensor by tensor.

@@ -29,7 +29,7 @@ def _cost(method: Any) -> str:
     """Return the passes of a step at the method's default level, T tasks, as text."""
     if "cross" in method.needs:
         return "T on each half of the batch"
-    if method.level == "losses" and "excess" not in method.needs:
+    if method.level == "losses" and not hasattr(method, "statistic"):
         return "1" + (" and a forward" if hasattr(method, "observe") else "")
     if method.level == "representation":
         return "1, and T through the towers"
@@ -40,7 +40,7 @@ def _state(method: Any) -> str:
     """Return what the method keeps between steps, n shared parameters, as text."""
     if hasattr(method, "track"):
         return "T rows of n"
-    if "excess" in method.needs:
+    if hasattr(method, "statistic"):
         return "T sums of n"
     return "numbers" if method().init(2) else "none"
 

@@ -34,7 +34,8 @@ class ExcessMTL:
     any_level: ClassVar[bool] = False
     scale: ClassVar[str] = "raw"
     total: ClassVar[str | None] = "tasks"
-    needs: ClassVar[tuple[str, ...]] = ("excess", "present")
+    statistic: ClassVar[str] = "excess"
+    needs: ClassVar[tuple[str, ...]] = ("present",)
     solves: ClassVar[bool] = False
     paper: ClassVar[str] = "He, Zhou, Zhang, Zhao, Robust Multi-Task Learning with Excess Risks, ICML 2024"
     use: ClassVar[str] = "When some labels are noisy and weights by loss would chase them."
@@ -52,11 +53,10 @@ class ExcessMTL:
         statistic: Tensor,
         state: dict[str, Any],
         *,
-        excess: Tensor,
         present: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return w [P], sum P; the losses [P] are not looked at, `excess` [P] is."""
-        here = everyone(statistic, present)
+        """Return w [P], sum P, for the excess risks [P] of the present tasks: its statistic is `<g_t, u_t>`, not the losses."""
+        here, excess = everyone(statistic, present), statistic
         first, w = state["first"].clone(), state["w"].clone()
         first[here] = torch.where(first[here] > 0, first[here], excess)
         relative = excess / first[here].clamp_min(torch.finfo(torch.float64).tiny)
