@@ -30,6 +30,7 @@ MIXED = Schema.model_validate(
             {"name": "time", "kind": "watch", "way": "d2q", "duration": "length"},
             {"name": "dwell", "kind": "watch"},
             {"name": "log", "column": "dwell", "kind": "regression", "transform": "log1p"},
+            {"name": "rank", "column": "dwell", "kind": "regression", "transform": "rank"},
         ],
     }
 )
@@ -140,6 +141,32 @@ def test_d2q_predicts_the_quantile_of_the_items_length(log, batch):
         predictions({"time": torch.zeros(3)}, log.schema)
 
 
+@pytest.mark.parametrize("loss", ("mse", "huber"))
+def test_rank_is_the_quantile_among_training_labels(log, batch, loss):
+    """Zero loss at each label's own quantile, which takes the label back; the tail is no further out than the middle."""
+    schema = log.schema.model_copy(
+        update={
+            "labels": tuple(
+                y.model_copy(update={"loss": loss}) if y.name == "rank" else y for y in log.schema.labels
+            )
+        }
+    )
+    known = batch.masks["rank"].bool().numpy()
+    times = batch.labels["rank"].numpy()
+    seen = times[known]
+    quantile = np.array([((seen < t).mean() + (seen <= t).mean()) / 2 for t in times])
+    output = torch.tensor((quantile - 0.5) * np.sqrt(12))
+    here = row_losses("rank", output, batch, schema).numpy()[known]
+    assert here.max() < 0.001  # 101 quantiles of the training labels
+    worse = row_losses("rank", output + 1.0, batch, schema).numpy()[known]
+    np.testing.assert_allclose(worse, 0.5 if loss == "huber" else 1.0, atol=0.1)
+    back = predictions({"rank": output}, schema)["rank"].numpy()[known]
+    again = np.array([((seen < t).mean() + (seen <= t).mean()) / 2 for t in back])
+    assert np.abs(again - quantile[known]).max() < 0.015
+    far = predictions({"rank": torch.tensor([-9.0, 9.0])}, schema)["rank"].numpy()
+    np.testing.assert_allclose(far, [seen.min(), seen.max()], rtol=1e-6)
+
+
 def test_what_was_learned_is_kept_with_the_log(log):
     again = Log.open(log.path)
     assert again.schema == log.schema
@@ -167,11 +194,11 @@ def test_every_backbone_trains_all_kinds_at_once(log, name):
 
 
 def test_a_single_task_of_each_kind_is_scored(log):
-    for task in ("stars", "time"):
+    for task in ("stars", "time", "rank"):
         one = log.only([task])
         model = build("single_task", one.schema, seed=0, embedding_dim=2, hidden=(4,))
         found = score(model, one.split("test"))[task]
-        assert set(found) >= {"xauc", "gxauc", "rmse", "mae"} and found["mae"] < 60
+        assert set(found) >= {"xauc", "gxauc", "rmse", "mae", "grmse", "gmae"} and found["mae"] < 60
         assert len(predict(model, one.split("test"))[task]) == 240
 
 
@@ -195,6 +222,7 @@ def test_a_csv_with_stars_and_times_trains_from_the_command_line(tmp_path):
 
 def test_labels_are_parsed():
     assert parse_label("rating:ordinal") == Label(name="rating", kind="ordinal")
+    assert parse_label("dwell:regression:transform=rank").transform == "rank"
     found = parse_label("dwell:watch=ms:way=d2q")
     assert (found.kind, found.duration, found.way) == ("watch", "ms", "d2q")
 

@@ -80,6 +80,19 @@ def test_group_auc_equals_a_loop_over_groups():
     assert metrics.group_xauc(labels, scores, groups) == pytest.approx(wanted, abs=1e-12)
 
 
+def test_errors_within_groups_equal_a_loop_over_groups():
+    g = np.random.default_rng(0)
+    labels, predicted, groups = g.random(400), g.random(400), g.integers(0, 40, 400)
+    apart = [(labels[groups == k], predicted[groups == k]) for k in np.unique(groups)]
+    assert metrics.group_rmse(labels, predicted, groups) == pytest.approx(
+        np.mean([metrics.rmse(*a) for a in apart])
+    )
+    assert metrics.group_mae(labels, predicted, groups) == pytest.approx(
+        np.mean([metrics.mae(*a) for a in apart])
+    )
+    assert math.isnan(metrics.group_rmse([], [], [])) and math.isnan(metrics.group_mae([], [], []))
+
+
 def test_soft_auc_is_the_sum_over_pairs():
     g = np.random.default_rng(1)
     p, s = g.random(40), g.integers(0, 9, 40)

@@ -22,7 +22,13 @@ ALL = {
     "rmse": metrics.rmse,
     "mae": metrics.mae,
 }
-IN_GROUPS = {"gauc": metrics.gauc, "gauc_macro": metrics.gauc_macro, "group_xauc": metrics.group_xauc}
+IN_GROUPS = {
+    "gauc": metrics.gauc,
+    "gauc_macro": metrics.gauc_macro,
+    "group_xauc": metrics.group_xauc,
+    "group_rmse": metrics.group_rmse,
+    "group_mae": metrics.group_mae,
+}
 
 
 def drawn(seed, n=300, levels=15):

@@ -19,12 +19,13 @@ Scores = dict[str, dict[str, float | int | None]]
 
 METRICS = {
     "binary": ("auc", "gauc", "gauc_macro", "logloss", "normalised_entropy", "soft_auc", "cvr_auc"),
-    "regression": ("xauc", "gxauc", "rmse", "mae"),
-    "watch": ("xauc", "gxauc", "rmse", "mae"),
-    "ordinal": ("xauc", "gxauc", "rmse", "mae"),
+    "regression": ("xauc", "gxauc", "rmse", "mae", "grmse", "gmae"),
+    "watch": ("xauc", "gxauc", "rmse", "mae", "grmse", "gmae"),
+    "ordinal": ("xauc", "gxauc", "rmse", "mae", "grmse", "gmae"),
 }
-"""What a run can be monitored by; gauc needs groups, soft_auc a simulated log and cvr_auc a step before."""
-LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae")
+"""What a run can be monitored by; IN_GROUPS need groups, soft_auc a simulated log and cvr_auc a step before."""
+LOWER_IS_BETTER = ("logloss", "normalised_entropy", "rmse", "mae", "grmse", "gmae")
+IN_GROUPS = ("gauc", "gauc_macro", "gxauc", "grmse", "gmae")
 
 
 def predict(
@@ -83,7 +84,7 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
 
     Binary: positives, auc, logloss, normalised_entropy, calibration; with groups gauc, gauc_macro, and the shares of rows
     (eligible) and of groups (eligible_groups) that have both classes; on simulated logs soft_auc and ceiling.
-    Regression, watch and ordinal: xauc, rmse, mae; gxauc with groups.
+    Regression, watch and ordinal: xauc, rmse, mae; with groups gxauc, grmse, gmae.
 
     Raises:
         ValueError: a prediction is NaN or Inf.
@@ -112,7 +113,12 @@ def score_task(split: Split, task: str, predicted: np.ndarray[Any, Any]) -> dict
     else:
         found |= {"xauc": metrics.xauc(y, p), "rmse": metrics.rmse(y, p), "mae": metrics.mae(y, p)}
         if group is not None:
-            found["gxauc"] = metrics.group_xauc(y, p, group[known])
+            within_groups = {
+                "gxauc": metrics.group_xauc,
+                "grmse": metrics.group_rmse,
+                "gmae": metrics.group_mae,
+            }
+            found |= {name: metric(y, p, group[known]) for name, metric in within_groups.items()}
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
@@ -130,7 +136,7 @@ def check_monitor(schema: Schema, monitor: str) -> None:
     known = ["mean_primary"]
     for label in schema.labels:
         for metric in METRICS[label.kind]:
-            grouped = metric not in ("gauc", "gauc_macro", "gxauc") or schema.group is not None
+            grouped = metric not in IN_GROUPS or schema.group is not None
             there = (metric != "soft_auc" or schema.simulated) and (
                 metric != "cvr_auc" or _follows(schema, label)
             )

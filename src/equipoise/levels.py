@@ -57,20 +57,49 @@ def quantile_rows(task: str, output: Tensor, label: Tensor, numerical: Tensor, s
 
     Least where sigmoid(z) is the expected quantile, as D2Q's squared error is, and not flat far out.
     """
-    table = _table(task, numerical, schema, output)
-    y = label.unsqueeze(1)
-    rank = ((table < y).sum(1) + (table <= y).sum(1)) / (2 * table.shape[1])
+    rank = _rank(_table(task, numerical, schema, output), label)
     return F.binary_cross_entropy_with_logits(output, rank.to(output.dtype), reduction="none")
 
 
 def quantile_time(task: str, output: Tensor, numerical: Tensor, schema: Schema) -> Tensor:
     """Return the time [B] at the predicted quantile of its duration bucket, between steps linearly; in the column's unit."""
-    table = _table(task, numerical, schema, output)
-    position = torch.sigmoid(output) * QUANTILES
+    return _at(_table(task, numerical, schema, output), torch.sigmoid(output))
+
+
+RANK_SCALE = (0.5, 12**-0.5)
+"""Mean and standard deviation of a rank, uniform on [0, 1]: what a model learns has mean 0 and spread 1, as other labels have."""
+
+
+def standard_rank(task: str, label: Tensor, schema: Schema) -> Tensor:
+    """Return the standardised quantile [B] of each label among training labels, ties in the middle of theirs."""
+    return (_rank(_one_table(task, schema, label), label) - RANK_SCALE[0]) / RANK_SCALE[1]
+
+
+def ranked_label(task: str, output: Tensor, schema: Schema) -> Tensor:
+    """Return the training label [B] at the quantile that a model gives, cut to [0, 1], between steps linearly."""
+    share = (output * RANK_SCALE[1] + RANK_SCALE[0]).clamp(0.0, 1.0)
+    return _at(_one_table(task, schema, output), share)
+
+
+def _rank(table: Tensor, label: Tensor) -> Tensor:
+    """Return the share [B] of the quantiles [B or 1, QUANTILES + 1] below each label, those equal to it half."""
+    y = label.unsqueeze(1)
+    return ((table < y).sum(1) + (table <= y).sum(1)).to(label.dtype) / (2 * table.shape[1])
+
+
+def _at(table: Tensor, share: Tensor) -> Tensor:
+    """Return the value [B] at each share in [0, 1] of the quantiles [B, QUANTILES + 1]."""
+    position = share * QUANTILES
     below = position.floor().clamp(0, QUANTILES - 1)
     at = below.long().unsqueeze(1)
     low, high = table.gather(1, at).squeeze(1), table.gather(1, at + 1).squeeze(1)
     return low + (high - low) * (position - below)
+
+
+def _one_table(task: str, schema: Schema, like: Tensor) -> Tensor:
+    """Return the quantiles of all training labels, one row for each of `like`."""
+    row = torch.tensor(schema.label_levels[task][1], dtype=torch.float64).to(like)
+    return row.expand(len(like), -1)
 
 
 def _table(task: str, numerical: Tensor, schema: Schema, like: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def task_losses(
     """Return the losses of a batch.
 
     Binary tasks: cross-entropy with the raw output as logit. Watch: weighted logistic regression. Regression: squared error or Huber loss (delta 1) against
-    the label, or log1p of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample
+    the label, or log1p or the rank of it, standardised by `schema.label_scale`. Rows whose label is missing count for nothing; sample
     weights are divided by their sum. Half-precision outputs are raised to float32 first. Which tasks have a label is known of a
     batch that `Batch.to` brought to a device; of one that was made there it is read, which synchronises.
 
@@ -97,7 +97,10 @@ def row_losses(task: str, output: Tensor, batch: Batch, schema: Schema) -> Tenso
     mean, std = schema.label_scale.get(spec.name, (0.0, 1.0))
     if spec.kind == "watch":
         return F.softplus(output) + label / std * F.softplus(-output)
-    target = ((torch.log1p(label) if spec.transform == "log1p" else label) - mean) / std
+    if spec.transform == "rank":
+        target = levels.standard_rank(task, label, schema)
+    else:
+        target = ((torch.log1p(label) if spec.transform == "log1p" else label) - mean) / std
     if spec.loss == "huber":
         return F.huber_loss(output, target, reduction="none")
     return F.mse_loss(output, target, reduction="none")
@@ -123,7 +126,8 @@ def predictions(
     Args:
         numerical: the batch's, [B, D]; only d2q reads it, whose prediction hangs on the item's length.
 
-    Watch: the training mean times exp(output). Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric).
+    Watch: the training mean times exp(output). Under log1p it is the expected log taken back, which is below the expected label (the median, if logs are symmetric);
+    under rank the label at the expected quantile.
     """
     result = {}
     for name, output in outputs.items():
@@ -138,6 +142,8 @@ def predictions(
                     f"numerical must be given, since task {name!r} is learned by d2q; pass batch.numerical"
                 )
             result[name] = levels.quantile_time(name, output, numerical, schema)
+        elif spec.transform == "rank":
+            result[name] = levels.ranked_label(name, output, schema)
         else:
             mean, std = schema.label_scale.get(name, (0.0, 1.0))
             if spec.kind == "watch":

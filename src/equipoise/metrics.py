@@ -7,6 +7,7 @@ none, a pair as the product of its rows' weights. Nothing to measure (no rows, o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,6 +234,40 @@ def group_xauc(
         return math.nan
     each = (right + tied / 2)[eligible] / pairs[eligible]
     return float(np.average(each, weights=rows[eligible]))
+
+
+def group_rmse(
+    labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> float:
+    """Return the mean over groups of each group's `rmse`, every group once: that of a typical user, in the label's units.
+
+    Example:
+        >>> group_rmse([1, 2, 3, 9], [1, 2, 3, 5], ["a", "a", "a", "b"])   # 0 and 4; over rows it is 2
+        2.0
+    """
+    return float(np.sqrt(_group_means(labels, predictions, groups, weights, np.square)).mean())
+
+
+def group_mae(
+    labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
+) -> float:
+    """Return the mean over groups of each group's `mae`, every group once. (Weighted by rows it would be `mae` itself.)"""
+    return float(_group_means(labels, predictions, groups, weights, np.abs).mean())
+
+
+def _group_means(
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    weights: ArrayLike | None,
+    of: Callable[[Array], Array],
+) -> Array:
+    """Return [G] the weighted mean of `of(label - prediction)` a group; [NaN] without rows."""
+    y, s, w, g = _grouped(labels, predictions, groups, weights)
+    if not len(y):
+        return np.array([math.nan])
+    at = np.unique(g, return_inverse=True)[1]
+    return np.bincount(at, w * of(y - s)) / np.bincount(at, w)
 
 
 def _ascents(values: Array, weights: Array, first: Array) -> Array:

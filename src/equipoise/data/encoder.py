@@ -104,11 +104,11 @@ class Encoder:
         kept = [n.name for n in schema.numerical if n.scale == "none"]
         spreads = {n.name: Spread() for n in schema.numerical}
         scales = {
-            y.name: Spread() for y in schema.labels if y.kind in ("regression", "watch") and y.way != "d2q"
+            y.name: Spread() for y in schema.labels if y.kind in ("regression", "watch") and not y.by_quantile
         }
         levels: dict[str, dict[float, int]] = {y.name: {} for y in schema.labels if y.kind == "ordinal"}
-        d2q = [y for y in schema.labels if y.way == "d2q"]
-        pairs: dict[str, list[tuple[Array, Array]]] = {y.name: [] for y in d2q}
+        ranked = [y for y in schema.labels if y.by_quantile]
+        pairs: dict[str, list[tuple[Array, Array]]] = {y.name: [] for y in ranked}
         samples = {f.name: Sample() for f in schema.categorical if f.quantiles is not None}
         owner = {f.name: table_of(f) for f in schema.with_table}
         for name, table in (known or {}).items():
@@ -126,7 +126,7 @@ class Encoder:
                 missing = np.isnan(values)
                 spreads[n.name].add(values[~missing] if missing.any() else values)
             for label in schema.labels:
-                if label.name not in scales and label.name not in levels and label.way != "d2q":
+                if label.kind == "binary":
                     continue
                 column = column_of(chunk, label.column or label.name, f"label {label.name!r}")
                 answers, there = label_values(column, label)
@@ -137,6 +137,8 @@ class Encoder:
                     for value, count in zip(*np.unique(seen, return_counts=True), strict=True):
                         held = levels[label.name]
                         held[float(value)] = held.get(float(value), 0) + int(count)
+                elif label.duration is None:
+                    pairs[label.name].append((np.zeros(len(seen)), seen))
                 else:
                     feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
                     pairs[label.name].append((numbers(_of(chunk, feature), feature)[there], seen))
@@ -166,12 +168,14 @@ class Encoder:
             watch = schema.label(name).kind == "watch"
             self.label_scale[name] = (0.0, mean or 1.0) if watch else (mean, std if std > 0 else 1.0)
         self.label_levels = {name: _classes(name, held) for name, held in levels.items()}
-        for label in d2q:
-            feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
+        for label in ranked:
             durations, times = (
                 np.concatenate([p[i] for p in pairs[label.name]] or [np.zeros(0)]) for i in (0, 1)
             )
-            self.label_levels[label.name] = quantiles(times, self._standard(durations, feature))
+            if label.duration is not None:
+                feature = next(f for f in schema.numerical if (f.column or f.name) == label.duration)
+                durations = self._standard(durations, feature)
+            self.label_levels[label.name] = quantiles(times, durations)
         return self
 
     def _count(self, chunk: pl.DataFrame, counts: dict[str, Counts], first: int) -> None:

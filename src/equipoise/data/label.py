@@ -22,7 +22,8 @@ class Label(Strict):
         missing: a value that means "not known", beside null and NaN; such rows are masked for this task only.
         given: the task without which this one cannot be positive (a funnel). It does not mask: a purchase label on a
             row without click is a valid 0. Rows that contradict it are counted.
-        transform, loss: of regression: learn on log1p(label), with squared error or Huber loss.
+        transform, loss: of regression: learn on log1p(label), or on its rank (quantile among training labels), with squared error or
+            Huber loss. Under "rank" long tails weigh no more than their rows, and a prediction is the label at the expected quantile.
         event_time, window: of a binary label that comes late: the column of the event's time, empty (or `missing`) without an event, and
             how long after the row it counts, such as 7d, 12h, 30m, 45s. The label is made of them; see `equipoise.data.late`.
         pending: what a row is whose event is not known while its window is open: "mask"ed, "negative", or "exclude"d for all tasks.
@@ -38,12 +39,17 @@ class Label(Strict):
     positive: str | int | float | None = None
     missing: str | int | float | None = None
     given: str | None = None
-    transform: Literal["none", "log1p"] = "none"
+    transform: Literal["none", "log1p", "rank"] = "none"
     loss: Literal["mse", "huber"] = "mse"
     event_time: str | None = None
     window: str | None = None
     pending: Literal["mask", "negative", "exclude"] = "mask"
     correction: Literal["fnw"] | None = None
+
+    @property
+    def by_quantile(self) -> bool:
+        """Whether it is learned as a quantile among training labels, which `Schema.label_levels` holds."""
+        return self.way == "d2q" or self.transform == "rank"
 
     @model_validator(mode="after")
     def _kinds(self) -> Label:

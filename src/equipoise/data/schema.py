@@ -75,7 +75,8 @@ class Schema(Strict):
     training, 0 and the mean of each watch label; models learn the standardised label, so that its unit does not decide how much the task weighs.
 
     `label_levels`: of each ordinal label [[class, share of training rows at or below it], ...]; of each d2q label the edges of its
-    duration buckets in the standardised feature's unit, then a list of quantiles of the time a bucket.
+    duration buckets in the standardised feature's unit, then a list of quantiles of the time a bucket; of each label with transform rank
+    no edges and one list.
 
     `weight`: the column of the row's sample weight, or {task: column}, where tasks left out weigh 1. `key`: the column by which rows are drawn,
     default their number in the split. `as_of`: when the log was written, for late labels; default the last time in it. `sampling`: filled when a log
