@@ -9,7 +9,8 @@ Each table goes through `mean_over_tasks`, `estimate`, `holm` and `decide`: one 
 counts is the difference between the settings chosen. In "equal" tables all settings are equally good. In "luck" tables they
 are not, while the searches are: what is declared there is also counted against the truth "no method is better", without and
 with the tuning part of `choice_variance`, because luck in tuning is shown by no number of seeds or rows. In "apart" tables all
-methods differ from the reference by the margin. Half as many are drawn of the latter two.
+methods differ from the reference by the margin. Half as many are drawn of the latter two. "Copies" are what `equipoise compare` meets: two
+sides try the same settings and call `choice_variance` as it does, for the mean over tasks and for each task; as many as "luck".
 
 Logs: rows with features, two sides whose scores are equally good in the population and differ by a fixed function and by one
 a seed; through `placements`, `delong`, `bootstrap_groups` and `estimate`. Rows are independent, or come from users.
@@ -113,6 +114,43 @@ def table(rng: np.random.Generator, counts: Counts, kind: str) -> None:
             counts["apart: false tie, each|all"].append(decide(each, margin=MARGIN) == "tie")
 
 
+def copies(rng: np.random.Generator, counts: Counts) -> None:
+    """Draw two copies of a method that search the same settings, and count what is declared between them: all of it is false."""
+    seed_sd, test_se = (float(rng.choice(each)) for each in (SEED_SD, TEST_SE))
+    seeds, luck = int(rng.choice(NUM_SEEDS)), float(rng.choice(LUCK))
+    worth = luck * rng.normal(size=(SETTINGS, TASKS))
+    noise = seed_sd / np.sqrt(2)  # two tuning seeds
+    seen = worth + noise * rng.normal(size=(2, SETTINGS, TASKS))
+    picked = worth[seen.mean(2).argmax(1)]
+    root = test_se * np.linalg.cholesky(np.full((TASKS, TASKS), 0.3) + 0.7 * np.eye(TASKS))
+    draws = rng.normal(size=(VARIANCE_DF, TASKS)) @ root.T
+    covariance = draws.T @ draws / VARIANCE_DF
+    results = seed_sd * rng.normal(size=(2, TASKS, seeds))
+    differences = (picked[1] - picked[0] + root @ rng.normal(size=TASKS))[:, None] + results[1] - results[0]
+    seed, of_mean = int(rng.integers(2**31)), noise / np.sqrt(TASKS)
+    lucks = [
+        sum(
+            choice_variance(s.mean(1), of_mean, of=of, num=500, seed=seed)
+            for s, of in zip(seen, ofs, strict=True)
+        )
+        for ofs in [(None, None), *([(s[:, t], noise) for s in seen] for t in range(TASKS))]
+    ]
+    for part, variances in (("", [0.0] * len(lucks)), (", tuning part", lucks)):
+        primary = mean_over_tasks(differences, covariance, tuning_variance=variances[0])
+        by_task = [
+            estimate(differences[t], covariance[t, t], tuning_variance=variances[1 + t]) for t in range(TASKS)
+        ]
+        adjusted = holm([each.p_value for each in by_task])
+        tasks = [decide(e, margin=0.0, p_value=p) for e, p in zip(by_task, adjusted, strict=True)]
+        for where in ("all", f"luck {luck:g}", f"test SE {test_se:g}"):
+            counts[f"copies: primary declared{part}|{where}"].append(
+                decide(primary, margin=0.0) != "undecided"
+            )
+            counts[f"copies: any of {TASKS} tasks declared, Holm{part}|{where}"].append(
+                any(verdict != "undecided" for verdict in tasks)
+            )
+
+
 def log(rng: np.random.Generator, counts: Counts, grouped: bool) -> None:
     """Draw a test sample and two sides' scores of equal population AUC; judge them by DeLong or by the bootstrap over users."""
     num, width, seeds = 1500, 8, 5
@@ -157,6 +195,8 @@ def main() -> None:
     for _ in track(range(chosen.logs), "logs", console=progress):
         log(rng, counts, grouped=False)
         log(rng, counts, grouped=True)
+    for _ in track(range(round(0.5 * chosen.tables)), "copies", console=progress):
+        copies(rng, counts)
     shown = Table("what", "where", "count", "of", "share", "2 standard errors")
     result = {}
     for key in sorted(counts):

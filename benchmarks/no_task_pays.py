@@ -22,7 +22,7 @@ from typing import Any
 from rich.progress import Progress
 
 from equipoise.data import Log, kuairand
-from equipoise.study.cells import Job, Outcome, perform_all
+from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.contrast import contrast
 from equipoise.study.estimate import Estimate, estimate
 from equipoise.study.origins import Pooled, make_origins, pool
@@ -70,7 +70,8 @@ class Runs:
     """The folds' logs and their runs on disk."""
 
     def __init__(self, logs: list[Log], work: Path, jobs: int) -> None:
-        self.logs, self.work, self.jobs = logs, work, jobs
+        self.logs, self.jobs, self.code = logs, jobs, code()
+        self.work = work / f"{self.code}-{logs[-1].fingerprint[:8]}"  # runs of other code or data lie apart
 
     def job(
         self, side: str, setting: tuple[str, dict[str, Any]], lr: float, seed: int, fold: int, final: bool
@@ -90,7 +91,7 @@ class Runs:
     def perform(self, jobs: list[Job], what: str) -> dict[str, Outcome]:
         with Progress() as bar:
             shown = bar.add_task(what, total=len({job.name for job in jobs}))
-            return perform_all(jobs, self.work, self.jobs, lambda n: bar.advance(shown, n))
+            return perform_all(jobs, self.work, self.jobs, lambda n: bar.advance(shown, n), self.code)
 
     def choose(
         self, sides: dict[str, tuple[str, dict[str, Any]]]

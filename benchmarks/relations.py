@@ -29,7 +29,7 @@ def main() -> None:
     result = {}
     for relation in ("independent", "aligned"):
         folder = chosen.work / relation
-        log = folder / "log"
+        log = folder / f"log-{chosen.rows}"
         if not log.is_dir():
             simulate(log, chosen.rows, 0, relation)
         plan = compare.make_plan(

@@ -23,7 +23,6 @@ from typing import Any
 from equipoise.config import write_text
 from equipoise.data import Log, census, kuairand, simulate
 from equipoise.study import compare, present
-from equipoise.study.cells import code
 from equipoise.study.findings import findings
 from equipoise.study.forecast import Forecast
 
@@ -153,14 +152,18 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
     )
     parts = [f"### {MODELS[cell.model]}"]
     settings = ""
-    for what, each in ((f"All rows, {SEEDS} seeds:", plan), (f"Plain and PUB, {MANY} seeds:", many)):
+    screened = f"All rows, {SEEDS} seeds. {present.SCREENING}"
+    for what, each in ((screened, plan), (f"Plain and PUB, {MANY} seeds, the primary contrast:", many)):
         told = findings(compare.carry_out(each, folder, workers=jobs))
         write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
-        parts += [what, side_table(told), "\n".join(f"- {line}" for line in present.verdict(told, False))]
+        parts += [what, side_table(told)]
         settings = settings or chosen(told)
+    parts.append(
+        "\n".join(f"- {line}" for line in present.verdict(told, False))
+    )  # one look at it, with all seeds
     parts.append(settings)
     left_out = f"Not run here: {', '.join(dropped)}. " if dropped else ""
-    parts.append(f"{left_out}Training code {code()}.")
+    parts.append(f"{left_out}Training code {plan.code}.")
     return "\n\n".join(parts)
 
 
@@ -175,11 +178,14 @@ def side_table(told: dict[str, Any]) -> str:
     counts = {entry["method"]: entry["counts"] for entry in told["counts"]}
     at = head.index("decision")
     head[at : at + 1] = ["95 % interval", "decision", "tasks won, lost, tied, undecided"]
-    for side, row in zip(told["sides"], rows, strict=True):
+    ceiling = rows[len(told["sides"]) :]
+    for side, row in zip(told["sides"], rows, strict=False):
         mean, by_task = side["contrasts"].get("mean"), counts.get(side["method"])
         interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
         told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
         row[at : at + 1] = [interval, row[at], told_counts]
+    for row in ceiling:
+        row += [""] * (len(head) - len(row))
     return present.table(head, rows)
 
 

@@ -26,7 +26,7 @@ from equipoise import models
 from equipoise.data import Log, simulate
 from equipoise.presets import build_balancer, build_optimizers, sort_options
 from equipoise.study import present
-from equipoise.study.cells import Job, Outcome, perform_all
+from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.choice import choice_variance
 from equipoise.study.contrast import contrast
 from equipoise.study.estimate import Estimate, estimate
@@ -72,7 +72,8 @@ class Runs:
     """A log, the sizes and batch that docs/results.md has for it, and the runs on disk."""
 
     def __init__(self, log: Log, work: Path, jobs: int, sides: Sequence[str] = tuple(SIDES)) -> None:
-        self.log, self.work, self.workers, self.sides = log, work, jobs, sides
+        self.log, self.workers, self.sides, self.code = log, jobs, sides, code()
+        self.work = work / f"{self.code}-{log.fingerprint[:8]}"  # runs of other code or data lie apart
         self.tasks = list(log.schema.tasks)
         self.sizes = (NARROW if log.schema.simulated else REAL)[MODEL]
         self.batch = BATCH["independent"] if log.schema.simulated else BATCH["kuairand"]
@@ -101,7 +102,7 @@ class Runs:
     def perform(self, jobs: list[Job], what: str) -> dict[str, Outcome]:
         with Progress() as bar:
             shown = bar.add_task(what, total=len({job.name for job in jobs}))
-            return perform_all(jobs, self.work, self.workers, lambda n: bar.advance(shown, n))
+            return perform_all(jobs, self.work, self.workers, lambda n: bar.advance(shown, n), self.code)
 
     def tune(self) -> dict[str, dict[float, float]]:
         """Return {side: {learning rate: mean over the tuning seeds of the validation AUC}}; -inf where a run failed."""
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    path = given.log or given.work / given.relation
+    path = given.log or given.work / f"{given.relation}-{given.rows}"
     if given.log is None and not path.is_dir():
         simulate(path, given.rows, 0, given.relation)
     wanted = {PLAIN[SIDES[side].optimizer] for side in given.sides} | set(given.sides)

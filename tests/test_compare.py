@@ -8,13 +8,16 @@ import io
 import json
 import math
 import shutil
+import statistics
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from equipoise.cli import app
-from equipoise.data import Log, simulate
+from equipoise.data import Log, from_frame, simulate
 from equipoise.methods import METHODS
 from equipoise.metrics import auc
 from equipoise.presets import NAMES
@@ -304,7 +307,95 @@ def test_what_is_finished_is_read_and_not_run_again(finished, monkeypatch):
 
     monkeypatch.setattr("equipoise.training.fit", fail)
     again = compare.carry_out(plan, out, workers=0, quiet=True)
-    assert again.tuned == done.tuned and again.runs == done.runs
+    assert again.tuned == done.tuned and again.runs == done.runs and again.tried == done.tried
+
+
+def test_a_log_by_another_name_is_the_same(finished, monkeypatch):
+    plan, out, done, _ = finished
+    monkeypatch.chdir(Path(plan.data["path"]).parent)
+    monkeypatch.setattr("equipoise.training.fit", None)
+    aside = dataclasses.replace(plan, data={**plan.data, "path": "log"})
+    compare.claim(aside, out)
+    assert compare.carry_out(aside, out, workers=0, quiet=True).runs == done.runs
+
+
+def test_code_that_changes_under_way_is_refused(log, tmp_path, monkeypatch):
+    plan = tiny(log, num_candidates=0)
+    whole, calls = cells.code, []
+    monkeypatch.setattr(cells, "code", lambda: whole() if len(calls) < 3 else "another")
+    told = compare.perform_all
+
+    def perform_all(jobs, out, workers, tell, expected):
+        return told(jobs, out, workers, lambda n: (tell(n), calls.append(n)), expected)
+
+    monkeypatch.setattr(compare, "perform_all", perform_all)
+    with pytest.raises(RuntimeError, match="training code changed while runs were under way"):
+        compare.carry_out(plan, tmp_path / "out", workers=0, quiet=True)
+    assert len(calls) == 3
+    assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 3  # what was finished before stays
+
+
+def test_luck_in_tuning_is_in_every_contrast(finished):
+    """A task's settings were chosen by the mean, and differ from search to search all the same; a single-task model's by its own task."""
+    _, _, done, found = finished
+    for unit, tuned in done.tuned.items():
+        means = [statistics.fmean(o.value for o in each) for each in done.tried[unit]]
+        assert means == [*tuned.tried.values(), *(each.value for each in tuned.others[1:])]
+    for side in found["sides"]:
+        for found_ in side["contrasts"].values():
+            parts = (found_[key] for key in ("seed_se", "test_se", "tuning_se"))
+            assert found_["se"] == pytest.approx(math.sqrt(sum(part**2 for part in parts)))
+    single = next(s for s in found["sides"] if s["method"] == "single")
+    assert {n for n, c in single["contrasts"].items() if c["tuning_se"] > 0} > {"mean"}
+
+
+def test_the_number_of_tuning_seeds_can_be_chosen(log):
+    plan = tiny(log, num_tuning_seeds=4)
+    assert plan.tuning_seeds == (1000, 1001, 1002, 1003)
+    assert plan.setup(log).num_runs == 2 * 4 + 1 + 2 * 3
+    with pytest.raises(ValueError, match="num_tuning_seeds must lie in 1"):
+        tiny(log, num_tuning_seeds=0)
+
+
+def test_the_ceiling_stands_in_every_table(finished):
+    _, out, _, found = finished
+    compare_page.write(found, out)
+    click = next(s for s in found["sides"] if s["method"] == "pub")["metrics"]["click"]
+    ceiling = f"{click['ceiling'][0]:.4f}"
+    assert max(click["soft_auc"]) < click["ceiling"][0]
+    for file in ("table.md", "table.tex", "report.html"):
+        text = (out / file).read_text()
+        assert "ceiling" in text and ceiling in text, file
+    head, rows = present.columns(found, brief=True)
+    assert rows[-1][:2] == ["ceiling", ceiling] and len(rows[-1]) == len(head)
+
+
+def test_a_task_with_two_positives_is_grey_and_no_end_of_the_report(log, tmp_path):
+    """Resamples of its users would often have none: it is shown without an interval."""
+    frame = pl.DataFrame(
+        {
+            "x": np.random.default_rng(0).normal(size=4000),
+            "user": np.arange(4000) // 5,
+            "click": np.random.default_rng(1).integers(0, 2, 4000),
+            "rare": (np.arange(4000) % 1300 == 7).astype(int),
+            "split": ["train"] * 2000 + ["valid"] * 1000 + ["test"] * 1000,
+        }
+    )
+    rare = from_frame(frame, labels=["click", "rare"], group="user", split="split", out=tmp_path / "log")
+    found = findings(
+        compare.carry_out(
+            tiny(rare, methods=["single", "equal"], num_candidates=0), tmp_path / "out", workers=0, quiet=True
+        ),
+        100,
+    )
+    assert found["tasks"]["rare"]["positives"] <= 2 and found["tasks"]["rare"]["grey"]
+    pub = next(s for s in found["sides"] if s["method"] == "pub")
+    assert set(pub["contrasts"]) == {"mean", "click"} and found["primary"] is not None
+    assert "rare: only" in present.markdown(found)
+    limited = {**found["primary"], "larger": "test rows"}
+    assert "positives of click" in present.limit(
+        limited, found["tasks"], [0, 1]
+    )  # not of the task that is not in the mean
 
 
 def test_half_a_score_file_is_run_again(finished, tmp_path):
@@ -451,7 +542,7 @@ def test_every_form_of_the_findings_is_written(finished):
     side = next(s for s in found["sides"] if s["method"] == "pub")
     assert [float(r["value"]) for r in pick] == side["metrics"]["click"]["auc"]
     tex = (out / "table.tex").read_text()
-    assert tex.count(r"\\") == 1 + len(found["sides"]) and "shared\\_bottom" in tex
+    assert tex.count(r"\\") == 2 + len(found["sides"]) and "shared\\_bottom" in tex
     page = (out / "report.html").read_text()
     assert page.count("<svg") == 5 and "<script" not in page
 

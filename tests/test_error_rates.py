@@ -24,6 +24,7 @@ def test_error_rates_smoke():
     result = run("error_rates.py", "--tables", "20", "--logs", "2")["result"]
     assert result["equal: false better|all"]["of"] == 20
     assert result["log: interval covers|users, bootstrap"]["of"] == 2
+    assert result["copies: primary declared, tuning part|all"]["of"] == 10
 
 
 @pytest.mark.slow
@@ -49,6 +50,9 @@ def test_error_rates_hold():
         result[f"luck: declared, searches equal{name}|all"]["share"] for name in ("", ", tuning part")
     )
     assert with_part - alpha < (plain - alpha) / 2
+    for what in ("primary declared", "any of 3 tasks declared, Holm"):
+        plain, with_part = (result[f"copies: {what}{name}|all"]["share"] for name in ("", ", tuning part"))
+        assert with_part - alpha < (plain - alpha) / 2, what
 
 
 @pytest.mark.slow

@@ -174,6 +174,9 @@ def test_a_comparison_over_origins(log, tmp_path):
     equal = next(s for s in found["sides"] if s["method"] == "equal")["metrics"]["click"]["auc"]
     gap = np.mean(side["metrics"]["click"]["auc"]) - np.mean(equal)
     assert side["contrasts"]["click"]["difference"] == pytest.approx(gap, abs=1e-9)
+    # what is chosen on validation looks at the earliest fold only: later ones' validation rows are test rows of those before
+    earliest = [o.parts[0].value for u, each in comparison.runs.items() if u.method == "pub" for o in each]
+    assert side["valid"] == pytest.approx(np.mean(earliest))
     assert any("3 rolling origins" in line for line in present.heading(found))
     assert "rolling origins" in compare_page.page(found)
     runs = {p.name for p in (tmp_path / "out" / "runs").iterdir()}

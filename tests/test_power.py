@@ -83,6 +83,21 @@ def test_choice_variance_of_settings_drawn_anew_is_that_of_their_best():
     assert float(np.mean(told)) == pytest.approx(0.416, rel=0.15)
 
 
+def test_choice_variance_of_another_measure_follows_the_choice():
+    """Two settings that the mean cannot tell apart, and that differ in one task: it is a coin between their worths."""
+    even = choice_variance([0.5, 0.5], 0.01, of=([0.4, 0.6], 0.0), seed=0)
+    assert even == pytest.approx(0.01, rel=0.01)  # (.2 / 2)^2
+    assert choice_variance([0.5, 0.9], 0.01, of=([0.4, 0.6], 0.0), seed=0) < 1e-20  # always the second
+    assert choice_variance([0.5, 0.5], 0.01, of=([0.5, 0.5], 0.1), seed=0) == 0.0  # alike in the task, too
+    assert (
+        choice_variance([0.5, 0.5], 0.01, of=([0.4, 0.6], 0.2), seed=0) == 0.0
+    )  # no more than the task's noise
+    with pytest.raises(ValueError, match="cannot both be given"):
+        choice_variance([0.5, 0.5], 0.01, of=([0.5, 0.5], 0.1), drawn=[True, True], seed=0)
+    with pytest.raises(ValueError, match="one value for each of the 3 settings"):
+        choice_variance([0.5, 0.5, 0.6], 0.01, of=([0.5, 0.5], 0.1), seed=0)
+
+
 def test_choice_variance_edges():
     assert choice_variance([0.5, 0.5], 0.01, seed=0) == 0.0
     assert choice_variance([0.5, 0.75], 0.0, seed=0) == 0.0

@@ -62,6 +62,24 @@ def test_a_search_goes_on_and_is_the_same_again(log, tmp_path):
     assert [t.config for t in whole.trials] == [t.config for t in longer.trials]
 
 
+@pytest.mark.parametrize("at", (0, 3))
+def test_a_trial_that_was_killed_is_tried_again(log, tmp_path, monkeypatch, at):
+    """The first is plain training, which the search must not lose; a later one is what the sampler drew."""
+    from equipoise.study import tune as module
+
+    whole = search(log, tmp_path / "whole", trials=5)
+    search(log, tmp_path / "out", trials=at) if at else None
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            module, "perform_all", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            search(log, tmp_path / "out", trials=5)
+    found = search(log, tmp_path / "out", trials=5)
+    assert [t.config for t in found.trials] == [t.config for t in whole.trials]
+    assert found.trials[0].config["method"] == "equal"
+
+
 def test_no_trial_reads_the_test_split(log, tmp_path):
     search(log, tmp_path / "out", trials=2)
     for file in (tmp_path / "out" / "runs").glob("*.json"):

@@ -28,6 +28,9 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="5 seeds; the report then says screening, not evidence.")
     ] = False,
+    tuning_seeds: Annotated[
+        int | None, typer.Option(help="Of each setting tried, default 2; more where luck in tuning limits.")
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Option("--tasks", help="Default all: click,purchase.")] = None,
     margin: Annotated[float, typer.Option(help="A difference in AUC that counts for nothing.")] = 0.002,
     set_: Annotated[
@@ -93,6 +96,7 @@ def compare(
         reference=reference,
         seeds=seeds,
         quick=quick,
+        num_tuning_seeds=tuning_seeds,
         tasks=_names(tasks),
         margin=margin,
         preset=preset,
@@ -110,6 +114,7 @@ def compare(
                     "plan": plan.__dict__,
                     "hours": expected.hours(plan.methods),
                     "detectable": expected.detectable,
+                    "detectable_primary": expected.primary,
                 }
             )
         return
@@ -319,4 +324,7 @@ def _announce(plan: Any, expected: Any) -> None:
     say(f"about {expected.hours(plan.methods):.2f} core-hours, from a few timed steps")
     if expected.detectable:
         found = ", ".join(f"{task} {value:.4f}" for task, value in expected.detectable.items())
-        say(f"smallest difference in AUC found four times out of five, roughly: {found}")
+        say(
+            f"smallest difference in AUC found four times out of five, roughly: primary contrast {expected.primary:.4f}; one task, "
+            f"corrected for all that is compared: {found}"
+        )

@@ -58,10 +58,12 @@ def advice(found: Diagnosis) -> list[str]:
         f"{found.modules[where[0]] / sum(found.modules.values()):.0%} of the shared parameters."
     )
     by = strays(found)
+    adam = by["adam"]
     lines.append(
-        f"A balanced gradient does not stay balanced: Adam's step lies {by['adam']['angle']:.0f} degrees from it and the worst-off task gets "
-        f"{by['adam']['kept']:.0%} of the mean gain (Adagrad {by['adagrad']['angle']:.0f} degrees, {by['adagrad']['kept']:.0%}; SGD keeps it: "
-        f"{by['sgd']['angle']:.0f} degrees, {by['sgd']['kept']:.0%})."
+        f"Of a balanced gradient Adam's step leaves the worst-off task {adam['kept']:.0%} of the mean gain, where all alike was meant (of the plain "
+        f"sum {adam['kept_sum']:.0%}, PUB's own step {adam['kept_pub']:.0%}; Adagrad {by['adagrad']['kept']:.0%}, SGD {by['sgd']['kept']:.0%}). The "
+        f"step lies {adam['angle']:.0f} degrees from that gradient; Adam's step of one task's own gradient lies {adam['alone']:.0f} degrees from "
+        "it, so the angle is the optimizer's scaling of entries more than lost balance."
     )
     lines.append(_weights(found, moved))
     lines.append(_try(conflict, most <= HARDLY, bool(moved["pub"]), bool(moved["nash"]), by["adam"]["kept"]))

@@ -100,14 +100,23 @@ def finished(job: Job, work: Path) -> Outcome | None:
     return outcome
 
 
-def perform(job: Job, work: Path, threads: int | None = None) -> Outcome:
+def perform(job: Job, work: Path, threads: int | None = None, expected: str | None = None) -> Outcome:
     """Train, write the outcome beside and rename it, and return it; read it when it is there.
 
     Args:
         threads: of torch; None leaves them as they are, and says that the process is shared with others.
+        expected: fingerprint of the training code that the run is to be made with.
+
+    Raises:
+        RuntimeError: the package's source is another now, as a fresh process imports it anew.
     """
     if (known := finished(job, work)) is not None:
         return known
+    if expected is not None and (now := code()) != expected:
+        raise RuntimeError(
+            f"training code changed while runs were under way ({expected} at the start, {now} now); runs of different code are never "
+            "mixed: put the source back and give the command again, or start again in another folder"
+        )
     import torch
 
     from equipoise.training import fit
@@ -160,15 +169,20 @@ def perform(job: Job, work: Path, threads: int | None = None) -> Outcome:
 
 
 def perform_all(
-    jobs: Sequence[Job], work: Path, workers: int, tell: Callable[[int], None] = lambda count: None
+    jobs: Sequence[Job],
+    work: Path,
+    workers: int,
+    tell: Callable[[int], None] = lambda count: None,
+    expected: str | None = None,
 ) -> dict[str, Outcome]:
     """Return {job name: outcome}; runs that are there already are read.
 
     Args:
         workers: processes at once, each run in a fresh one, so that its peak memory is its own; 0 runs all in this one.
-        tell: called with 1 after each run.
+        tell: called with 1 after each run. expected: see `perform`.
 
     Raises:
+        RuntimeError: the package's source changed.
         KeyboardInterrupt: what is finished stays; the next call goes on from there.
     """
     found: dict[str, Outcome] = {}
@@ -183,12 +197,12 @@ def perform_all(
             waiting[job.name] = job
     if workers == 0:
         for name, job in waiting.items():
-            found[name] = perform(job, work)
+            found[name] = perform(job, work, expected=expected)
             tell(1)
         return found
     with _pool(workers) as pool:
         threads = max(1, _cores() // workers)
-        futures = {pool.submit(perform, job, work, threads): name for name, job in waiting.items()}
+        futures = {pool.submit(perform, job, work, threads, expected): name for name, job in waiting.items()}
         for future in as_completed(futures):
             found[futures[future]] = future.result()
             tell(1)

@@ -11,7 +11,13 @@ Array = np.ndarray[Any, Any]
 
 
 def choice_variance(
-    scores: ArrayLike, noise_sd: ArrayLike, *, drawn: ArrayLike | None = None, num: int = 2000, seed: int
+    scores: ArrayLike,
+    noise_sd: ArrayLike,
+    *,
+    drawn: ArrayLike | None = None,
+    of: tuple[ArrayLike, ArrayLike] | None = None,
+    num: int = 2000,
+    seed: int,
 ) -> float:
     """Return the variance of the true worth of a side's chosen setting, over repetitions of its search.
 
@@ -30,6 +36,8 @@ def choice_variance(
             is known.
         drawn: bool [K] or None: settings that another search would draw anew (random task weights), none or at least two;
             the others (the grid) it would try again.
+        of: another measure of the same settings, (values [K], their noise as `noise_sd`), of whose worth the variance is returned while
+            the choice goes by `scores`: one task's, where settings are chosen by the mean over tasks. Not with `drawn`.
         num: repetitions.
 
     Example:
@@ -38,31 +46,21 @@ def choice_variance(
 
     Raises:
         ValueError: fewer than two settings, a value that is not finite, negative noise, or drawn of another length or with
-            one setting only.
+            one setting only, or drawn and `of` both.
     """
-    seen = np.asarray(scores, np.float64)
-    if seen.ndim != 1 or len(seen) < 2:
-        raise ValueError(f"scores must be [K] of at least 2 settings, got shape {seen.shape}")
-    noise = np.asarray(noise_sd, np.float64)
-    if noise.shape not in ((), seen.shape):
-        raise ValueError(f"noise_sd must be a number or [{len(seen)}], got shape {noise.shape}")
-    if not (np.isfinite(seen).all() and np.isfinite(noise).all() and (noise >= 0).all()):
-        raise ValueError(
-            "scores and noise_sd must be finite and noise_sd >= 0; leave settings that failed out"
-        )
+    seen, noise = _checked(scores, noise_sd)
     again = np.zeros(len(seen), bool) if drawn is None else np.asarray(drawn, bool)
     if again.shape != seen.shape:
         raise ValueError(f"drawn must be [{len(seen)}], got shape {again.shape}")
     pool = np.flatnonzero(again)
     if len(pool) == 1:
         raise ValueError("drawn must mark no setting or at least two: one drawn setting tells no spread")
-    noise = np.broadcast_to(noise, seen.shape)
-    total = float(seen.var(ddof=1))
-    if total == 0:
-        return 0.0
-    # the square root keeps the worths' variance at the estimate; the posterior means' would be smaller once more
-    shrink = np.sqrt(max(0.0, 1.0 - float((noise**2).mean()) / total))
-    worth = seen.mean() + shrink * (seen - seen.mean())
+    if len(pool) and of is not None:
+        raise ValueError("drawn and of cannot both be given: settings drawn anew have no second measure")
+    worth = _worth(seen, noise)
+    measured = worth if of is None else _worth(*_checked(*of))
+    if measured.shape != worth.shape:
+        raise ValueError(f"of must hold one value for each of the {len(worth)} settings, got {len(measured)}")
     rng = np.random.default_rng(seed)
     tried, noises = np.tile(worth, (num, 1)), np.tile(noise, (num, 1))
     if len(pool):
@@ -70,4 +68,30 @@ def choice_variance(
         spread = worth[pool].std(ddof=1)
         tried[:, pool] = worth[pool].mean() + spread * rng.normal(size=(num, len(pool)))
     best = (tried + noises * rng.normal(size=tried.shape)).argmax(1)
-    return float(tried[np.arange(num), best].var(ddof=1))
+    found = tried[np.arange(num), best] if of is None else measured[best]
+    return float(found.var(ddof=1))
+
+
+def _checked(scores: ArrayLike, noise_sd: ArrayLike) -> tuple[Array, Array]:
+    """Return scores and noise, [K] both; ValueError for what does not fit."""
+    seen, noise = np.asarray(scores, np.float64), np.asarray(noise_sd, np.float64)
+    if seen.ndim != 1 or len(seen) < 2:
+        raise ValueError(f"scores must be [K] of at least 2 settings, got shape {seen.shape}")
+    if noise.shape not in ((), seen.shape):
+        raise ValueError(f"noise_sd must be a number or [{len(seen)}], got shape {noise.shape}")
+    if not (np.isfinite(seen).all() and np.isfinite(noise).all() and (noise >= 0).all()):
+        raise ValueError(
+            "scores and noise_sd must be finite and noise_sd >= 0; leave settings that failed out"
+        )
+    return seen, np.broadcast_to(noise, seen.shape)
+
+
+def _worth(seen: Array, noise: Array) -> Array:
+    """Return the scores pulled towards their mean until their variance is theirs less the noise's."""
+    total = float(seen.var(ddof=1))
+    if total == 0:
+        return seen
+    # the square root keeps the worths' variance at the estimate; the posterior means' would be smaller once more
+    shrink = np.sqrt(max(0.0, 1.0 - float((noise**2).mean()) / total))
+    worth: Array = seen.mean() + shrink * (seen - seen.mean())
+    return worth

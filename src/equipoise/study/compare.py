@@ -73,7 +73,7 @@ class Plan:
         train = log.summary()["train"]["tasks"]
         rates = {t: e["positive_rate"] for t, e in train.items() if e.get("positive_rate") is not None}
         return Setup(
-            str(log.path),
+            str(log.path.resolve()),  # runs go by it: the same log by another name is the same
             self.tasks,
             rates,
             self.base,
@@ -86,11 +86,17 @@ class Plan:
 
 @dataclass
 class Comparison:
-    """A finished comparison: the plan, what was chosen for each unit, and the final runs of each unit by seed (means over origins)."""
+    """A finished comparison.
+
+    Attributes:
+        plan, test: what was to be done, and the rows it is judged on. tuned: what was chosen for each unit.
+        tried: of each unit the tuning runs, a list of seeds a setting. runs: its final runs by seed (means over origins).
+    """
 
     plan: Plan
     test: Split | Pooled
     tuned: dict[Unit, Tuned]
+    tried: dict[Unit, list[list[Outcome]]] = field(default_factory=dict)
     runs: dict[Unit, list[Outcome]] = field(default_factory=dict)
 
 
@@ -109,6 +115,7 @@ def make_plan(
     set_: Mapping[str, Any] | None = None,
     grid: Sequence[float] | None = None,
     num_candidates: int | None = None,
+    num_tuning_seeds: int | None = None,
     preset: str | None = None,
     origins: int = 1,
 ) -> Plan:
@@ -120,7 +127,8 @@ def make_plan(
         seeds: of the final runs, default 10, or 5 with `quick`.
         base: options of TrainConfig for every run (epochs, batch_size, patience, optimizer, max_rows, device ...).
         set_: model options for every model that has them, as `--set`.
-        grid, num_candidates: of tuning, other than the protocol's; the report says so.
+        grid, num_candidates, num_tuning_seeds: of tuning, other than the protocol's; the report says so. More seeds make the luck of
+            a search smaller, where that is what limits a comparison.
         origins: test periods; more than 1 need a log split by time (see `equipoise.study.origins.make_origins`).
 
     Raises:
@@ -141,6 +149,8 @@ def make_plan(
         raise ValueError(f"seeds must be >= 2, got {number}: one run has no spread")
     if not 0 < margin < 0.5:
         raise ValueError(f"margin must lie in (0, .5), in AUC, got {margin}")
+    if num_tuning_seeds is not None and not 1 <= num_tuning_seeds <= 100:
+        raise ValueError(f"num_tuning_seeds must lie in 1 .. 100, got {num_tuning_seeds}")
     if origins < 1:
         raise ValueError(f"origins must be >= 1, got {origins}")
     if origins > 1:
@@ -169,7 +179,9 @@ def make_plan(
         primary=primary,
         reference=reference,
         seeds=tuple(range(number)),
-        tuning_seeds=setup.tuning_seeds,
+        tuning_seeds=setup.tuning_seeds
+        if num_tuning_seeds is None
+        else tuple(setup.tuning_seeds[0] + i for i in range(num_tuning_seeds)),
         grid=tuple(grid or setup.grid),
         num_candidates=setup.num_candidates if num_candidates is None else num_candidates,
         margin=margin,
@@ -243,7 +255,8 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
     logs = [log] if plan.origins == 1 else make_origins(log, plan.origins, out / "origins")
     logs = [each.only(list(plan.tasks)) for each in logs]
     setup, units = plan.setup(logs[0]), plan.units()
-    setups = [replace(setup, log=str(each.path)) for each in logs]
+    setups = [replace(setup, log=str(each.path.resolve())) for each in logs]
+    seen: dict[str, Outcome] = {}
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -259,7 +272,9 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
         def tune_step(jobs: list[Job]) -> dict[str, Outcome]:
             at = bar.tasks[tuning_bar]
             bar.update(tuning_bar, total=max(at.total or 0, at.completed + len(jobs)))
-            return perform_all(jobs, out, workers, lambda n: bar.advance(tuning_bar, n))
+            found = perform_all(jobs, out, workers, lambda n: bar.advance(tuning_bar, n), plan.code)
+            seen.update(found)
+            return found
 
         tuned = tune_all(units, setup, tune_step)
         write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
@@ -273,13 +288,26 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
             out,
             workers,
             lambda n: bar.advance(final_bar, n),
+            plan.code,
         )
     test = logs[0].split("test") if len(logs) == 1 else Pooled([each.split("test") for each in logs])
     runs = {}
     for unit, seeds in finals.items():
         folds = [[found[job.name] for job in jobs] for jobs in seeds]
         runs[unit] = [each[0] if isinstance(test, Split) else pool(each, test) for each in folds]
-    return Comparison(plan, test, tuned, runs)
+    tried = {unit: _tried(setup, unit, t, seen) for unit, t in tuned.items()}
+    return Comparison(plan, test, tuned, tried, runs)
+
+
+def _tried(setup: Setup, unit: Unit, tuned: Tuned, seen: Mapping[str, Outcome]) -> list[list[Outcome]]:
+    """Return the tuning runs of each setting that a unit tried: the rates, then the further ones, the first seeds each."""
+    settings: list[tuple[float, dict[str, Any] | None, int]]
+    settings = [(lr, None, len(setup.tuning_seeds)) for lr in tuned.tried]
+    settings += [(each.option["lr"], each.option, each.num_seeds) for each in tuned.others[1:]]
+    return [
+        [seen[setup.job(unit, lr, seed, option).name] for seed in setup.tuning_seeds[:num]]
+        for lr, option, num in settings
+    ]
 
 
 def expect(plan: Plan) -> Forecast:

@@ -28,6 +28,7 @@ RULES: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer]]] = {
     "sgd": (sgd, torch.optim.SGD),
 }
 """Optimizers whose updates are looked at along the one training run, each with its own moments of the summed gradient."""
+STRAYS = ("angle", "alone", "length", "kept", "kept_sum", "kept_pub")
 NUM_PROBES = 40
 Rows = list[list[Tensor]]
 
@@ -39,7 +40,7 @@ class Probe:
     Attributes:
         step: optimizer steps done. gradients, updates: [T, T] cosines of the tasks' gradients and of their Adam updates.
         norms: {"gradients" | "updates": [T] lengths}. modules: {module: [T, T] cosines of gradients in it}.
-        stray: {optimizer: {"angle", "length", "kept"}}; see `diagnose`.
+        stray: {optimizer: {key of `STRAYS`: number}}; see `diagnose`.
         weights: {"nash" | "pub": two [T] convex weights, of this probe's two halves}.
     """
 
@@ -100,8 +101,10 @@ def diagnose(
     the tasks' gradients g_t on the shared parameters and the updates u_t that Adam would make of each (their peeks), their cosines and
     lengths, and the cosines within each shared module;
     for each optimizer how far the step s that it makes of the balanced gradient g = sum_t w_t g_t (M w = 1/w on gradients, sum w = 1) strays
-    from it: "angle" between s and g in degrees, "length" |s| / mean_t |u_t|, and "kept": min_t w_t <g_t, s> over their mean, 1 where every
-    task gains alike as was meant, below 0 where the step opposes a task;
+    from it: "angle" between s and g in degrees, beside it "alone", the mean angle between one task's own gradient and the step made of
+    that, where there is nothing to balance; "length" |s| / mean_t |u_t|; and "kept": min_t w_t <g_t, s> over their mean, 1 where every
+    task gains alike as was meant, below 0 where the step opposes a task, beside it the same of the step made of the plain sum ("kept_sum") and of
+    PUB's own step ("kept_pub");
     convex weights of Nash-MTL (on gradients) and PUB (on Adam updates), from each of the two batches, so that noise can be told from
     conflict.
 
@@ -215,16 +218,28 @@ def _gradients(model: Ranker, shared: Sequence[nn.Parameter], batch: Batch, task
 def _stray(shadow: Shadow, rows: Rows, w: Tensor) -> dict[str, float]:
     """Return angle, length and what is kept of the balance when the optimizer steps on sum_t w_t g_t."""
     meant = [torch.tensordot(w.to(c[0]), torch.stack(c), 1) for c in zip(*rows, strict=True)]
-    made = shadow.peek(meant)
-    pair = gram([meant, made])
-    alone = gram([shadow.peek(row) for row in rows]).diagonal().sqrt()
-    gains = w.double() * gram([*rows, made])[:-1, -1]  # w_t <g_t, s>
-    cosine = float(cosines(pair)[0, 1])
+    made, updates = shadow.peek(meant), [shadow.peek(row) for row in rows]
+    m = gram(updates)
+    lengths, own = m.diagonal().sqrt(), torch.tensor(_convex(m))
+    of_pub = [torch.tensordot(own.to(c[0]), torch.stack(c), 1) for c in zip(*updates, strict=True)]
+    of_sum = shadow.peek([torch.stack(c).sum(0) for c in zip(*rows, strict=True)])
+    products = gram([*rows, made, of_sum, of_pub])[: len(rows), len(rows) :]
+    gains = w.double()[:, None] * products  # w_t <g_t, s> of each step s
+    kept = [float(g.min() / g.mean()) if float(g.mean()) > 0 else -1.0 for g in gains.T]
     return {
-        "angle": math.degrees(math.acos(max(-1.0, min(1.0, cosine)))),
-        "length": float(pair[1, 1].sqrt() / alone.mean()) if float(alone.mean()) else 0.0,
-        "kept": float(gains.min() / gains.mean()) if float(gains.mean()) > 0 else -1.0,
+        "angle": _angle(meant, made),
+        "alone": statistics.fmean(_angle(row, update) for row, update in zip(rows, updates, strict=True)),
+        "length": float(gram([made])[0, 0].sqrt() / lengths.mean()) if float(lengths.mean()) else 0.0,
+        "kept": kept[0],
+        "kept_sum": kept[1],
+        "kept_pub": kept[2],
     }
+
+
+def _angle(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Return the angle between two rows, in degrees; 90 where one is 0."""
+    cosine = float(cosines(gram([a, b]))[0, 1])
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
 
 
 def _convex(m: Tensor) -> list[float]:
@@ -312,11 +327,8 @@ def deviations(found: Diagnosis, method: str) -> dict[str, Deviation]:
 
 
 def strays(found: Diagnosis) -> dict[str, dict[str, float]]:
-    """Return {optimizer: medians over probes of angle, length and kept}."""
+    """Return {optimizer: medians over probes of each of `STRAYS`}."""
     return {
-        name: {
-            key: statistics.median(p.stray[name][key] for p in found.probes)
-            for key in ("angle", "length", "kept")
-        }
+        name: {key: statistics.median(p.stray[name][key] for p in found.probes) for key in STRAYS}
         for name in RULES
     }

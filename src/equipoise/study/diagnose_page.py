@@ -54,7 +54,13 @@ def tables(found: Diagnosis) -> list[tuple[str, list[str], Cells]]:
         for name, (cosine, share) in modules(found).items()
     ]
     of_strays = [
-        [name, f"{s['angle']:.1f}", f"{s['length']:.2f}", f"{s['kept']:.2f}"]
+        [
+            name,
+            f"{s['angle']:.1f}",
+            f"{s['alone']:.1f}",
+            f"{s['length']:.2f}",
+            *(f"{s[key]:.2f}" for key in ("kept", "kept_sum", "kept_pub")),
+        ]
         for name, s in strays(found).items()
     ]
     of_weights = [
@@ -71,7 +77,15 @@ def tables(found: Diagnosis) -> list[tuple[str, list[str], Cells]]:
         ("where", ["shared module", "parameters", "cosine of gradients", "conflict"], of_modules),
         (
             "the step made of a balanced gradient",
-            ["optimizer", "angle, degrees", "length / mean |u_t|", "worst gain / mean gain"],
+            [
+                "optimizer",
+                "angle, degrees",
+                "of one task's own",
+                "length / mean |u_t|",
+                "worst gain / mean gain",
+                "of the plain sum",
+                "of PUB's step",
+            ],
             of_strays,
         ),
         ("weights", ["method", "task", "mean", "minus uniform", "noise", "standard errors"], of_weights),

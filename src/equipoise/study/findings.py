@@ -16,11 +16,13 @@ from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, Runs, contrast
 from equipoise.study.decide import MIN_GROUPS, MIN_POSITIVES, decide, holm
 from equipoise.study.estimate import Estimate, estimate
-from equipoise.study.origins import Pooled
+from equipoise.study.origins import Pooled, shares
 from equipoise.study.published import published
 from equipoise.study.tuning import Unit
 
 Array = np.ndarray[Any, Any]
+FEW_GROUPS = 10
+"""A resample lacks a class that g groups have with a chance of about e^-g."""
 KEPT = ("auc", "gauc", "soft_auc", "ceiling", "logloss", "calibration", "xauc", "rmse", "mae")
 
 
@@ -33,7 +35,9 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     contrasts against the reference and what the side cost; "primary"; "best_other"; "counts"; "tuning"; "published".
 
     A task under `MIN_POSITIVES` test positives or test negatives is grey: shown, entered in no count and not in the mean,
-    unless all tasks are. Regression tasks are grey too: xauc has no test-row error here.
+    unless all tasks are. Regression tasks are grey too: xauc has no test-row error here. A grey task with so few rows of a class that
+    resamples would often lack them has no interval; where a period of a larger task has, variances come from the groups' summed
+    influences, which resamples tend to.
     """
     plan = comparison.plan
     test = comparison.test
@@ -43,7 +47,15 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         for t in tasks
         if tasks[t]["metric"] == "auc" and min(tasks[t]["positives"], tasks[t]["negatives"]) > 1
     ]
-    of_mean = [t for t in binary if not tasks[t]["grey"]] or binary
+    thin = [t for t in binary if _is_thin(test, t)]
+    binary = [t for t in binary if not (t in thin and tasks[t]["grey"])]
+    if any(t in thin for t in binary):
+        num_resamples = 0
+    of_mean = [t for t in binary if not tasks[t]["grey"]]
+    if not of_mean:
+        of_mean = binary
+        for name in binary:
+            tasks[name]["grey"] += "; so is every task, and the mean is over them all"
     sides = [_side(comparison, model, method) for model in plan.models for method in plan.methods]
     estimates: dict[tuple[int, str], Estimate] = {}
     for at, side in enumerate(sides):
@@ -57,12 +69,11 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         found = contrast(
             test, binary, _scores(comparison, side), _scores(comparison, sides[against]), num_resamples
         )
-        luck = _luck(comparison, side) + _luck(comparison, sides[against])
         for name, members in {"mean": of_mean, **{t: [t] for t in binary}}.items():
             if members:
-                estimates[at, name] = estimate(
-                    *found.of(members), tuning_variance=luck if name == "mean" else 0.0
-                )
+                task = None if name == "mean" else name
+                luck = sum(_luck(comparison, each, task) for each in (side, sides[against]))
+                estimates[at, name] = estimate(*found.of(members), tuning_variance=luck)
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
     versus = None
@@ -110,7 +121,7 @@ def _task(test: Split | Pooled, task: str) -> dict[str, Any]:
     grey = None
     if min(positives, negatives) < MIN_POSITIVES:
         which, few = ("positives", positives) if positives <= negatives else ("negatives", negatives)
-        grey = f"only {few} test {which}, under {MIN_POSITIVES}: grey, enters no count and not the mean"
+        grey = f"only {few} test {which}, under {MIN_POSITIVES}: grey, enters no count"
     eligible = None
     if test.group is not None:
         folds = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
@@ -157,7 +168,7 @@ def _side(comparison: Comparison, model: str, method: str) -> dict[str, Any]:
     }
     if failed is None:
         outcomes = [o for found in runs.values() for o in found]
-        side["valid"] = statistics.fmean(o.value for o in outcomes)
+        side["valid"] = statistics.fmean(_earliest(o).value for o in outcomes)
         side["seconds"] = sum(statistics.fmean(o.seconds for o in found) for found in runs.values())
         side["step_seconds"] = sum(_step(found) for found in runs.values())
         peaks = [o.memory for o in outcomes if o.memory is not None]
@@ -197,28 +208,54 @@ def _scores(comparison: Comparison, side: dict[str, Any]) -> Runs:
     return seeds
 
 
-def _luck(comparison: Comparison, side: dict[str, Any]) -> float:
-    """Return the variance of what a side's search finds, from search to search, of its mean over tasks; see `choice_variance`.
+def _earliest(outcome: Outcome) -> Outcome:
+    """Return the run of the earliest origin, whose validation rows come before every test row; the run itself without origins."""
+    return outcome.parts[0] if outcome.parts else outcome
+
+
+def _is_thin(test: Split | Pooled, task: str) -> bool:
+    """Whether resamples of a task's test groups would often lack a class: fewer than `FEW_GROUPS` groups have it in a period that counts."""
+    if test.group is None:
+        return False
+    labels, known = test.labels(task)
+    strata = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
+    weights, group = shares(labels, known, strata), test.group
+    return any(
+        len(np.unique(group[known & (strata == stratum) & ((labels > 0) == positive)])) < FEW_GROUPS
+        for stratum in np.flatnonzero(weights)
+        for positive in (True, False)
+    )
+
+
+def _luck(comparison: Comparison, side: dict[str, Any], task: str | None = None) -> float:
+    """Return the variance of what a side's search finds, from search to search, of a task or the mean over tasks; see `choice_variance`.
 
     The settings are the learning rates and the further runs, scored by the mean of one or of all tuning seeds; the noise is the
     spread of the final seeds on validation. A search again would try the same settings: its draw hangs on the method's name.
+    Settings are chosen by the mean; what that does to one task differs from search to search all the same.
     """
-    units, total = side["units"], 0.0
+    units = [u for u in side["units"] if task is None or u.task in (None, task)]
+    total = 0.0
     for unit in units:
-        tuned = comparison.tuned[unit]
-        sd = statistics.stdev(o.value for o in comparison.runs[unit])
-        scores = [*tuned.tried.values(), *(each.value for each in tuned.others[1:])]
-        counts = [len(comparison.plan.tuning_seeds)] * len(tuned.tried)
-        counts += [each.num_seeds for each in tuned.others[1:]]
-        noise = [sd / count**0.5 for count in counts]
-        kept = [(v, n) for v, n in zip(scores, noise, strict=True) if math.isfinite(v)]
-        if len(kept) > 1:
-            total += choice_variance(*map(list, zip(*kept, strict=True)), seed=0)
+        tried = [each for each in comparison.tried[unit] if all(math.isfinite(o.value) for o in each)]
+        final = [_earliest(o) for o in comparison.runs[unit]]
+        if len(tried) < 2:
+            continue
+        counts = np.array([len(each) for each in tried]) ** 0.5
+        scores = [statistics.fmean(o.value for o in each) for each in tried]
+        noise = statistics.stdev(o.value for o in final) / counts
+        of = None
+        if task is not None and unit.task is None:
+            values = [[o.metrics["valid"][task].get("auc") for o in each] for each in [*tried, final]]
+            if any(v is None for each in values for v in each):
+                continue  # no validation rows of a class, so the task had no say in the choice
+            of = [statistics.fmean(each) for each in values[:-1]], statistics.stdev(values[-1]) / counts
+        total += choice_variance(scores, noise, of=of, seed=0)
     return total / len(units) ** 2
 
 
 def _best_other(comparison: Comparison, sides: list[dict[str, Any]], main: int) -> int | None:
-    """Return the secondary method of the primary's model with the best validation value in the final runs."""
+    """Return the secondary method of the primary's model with the best validation value in the final runs, of the earliest origin."""
     plan = comparison.plan
     others = [
         i

@@ -44,11 +44,17 @@ def verdict(findings: dict[str, Any], by_task: bool = True) -> list[str]:
     """Return the decisions in sentences: the primary contrast, the best other method, what limits them, and counts `by_task`."""
     plan, found = findings["plan"], findings["primary"]
     if found is None:
-        return ["The primary contrast could not be measured: a side has no model; see the failures below."]
+        return [
+            "The primary contrast could not be measured: a side has no model, or no task has test rows of both classes."
+        ]
     lines = [
         f"Primary: {plan['primary']} against {plan['reference']} ({plan['models'][0]}): {_difference(found)}: {found['decision']}.",
         limit(found, findings["tasks"], plan["seeds"]),
     ]
+    if all(fact["grey"] for fact in findings["tasks"].values()):
+        lines.append(
+            "Every task is grey: this is a hint, no evidence, whatever the decision; take more test rows."
+        )
     if (other := findings["best_other"]) is not None:
         lines.append(
             f"Best other method on validation: {other['method']}: {plan['primary']} minus {other['method']} {_difference(other)}: "
@@ -70,10 +76,12 @@ def limit(contrast: dict[str, Any], tasks: dict[str, Any], seeds: list[int]) -> 
         f"{contrast['tuning_se']:.4f} of luck in tuning"
     )
     if contrast["larger"] == "test rows":
-        fewest = min((t["positives"], name) for name, t in tasks.items() if t["positives"] is not None)
+        counted = {name: t["positives"] for name, t in tasks.items() if t["positives"] is not None}
+        clear = {name: number for name, number in counted.items() if not tasks[name]["grey"]} or counted
+        fewest = min((number, name) for name, number in clear.items())
         return f"More seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]}): {parts}."
     if contrast["larger"] == "tuning":
-        return f"What helps most is to tune with more seeds a setting: {parts}."
+        return f"What helps most is to tune with more seeds a setting (--tuning-seeds): {parts}."
     return f"More seeds would help: {parts}."
 
 
@@ -116,6 +124,9 @@ def columns(findings: dict[str, Any], brief: bool = False) -> tuple[list[str], C
         cells.append("" if side["cost"] is None else f"{side['cost']:.2f}")
         cells.append("" if side["memory"] is None else f"{side['memory'] / 1e6:.0f}")
         rows.append(cells)
+    if plan["data"]["simulated"]:
+        soft = {f"{task} soft AUC": value for task, value in _ceilings(findings).items()}
+        rows.append(["", "ceiling", *(soft.get(name, "") for name in head[2:])])
     return head, rows
 
 
@@ -139,12 +150,27 @@ def _brief(findings: dict[str, Any]) -> tuple[list[str], Cells]:
         c = side["contrasts"].get("mean")
         said = ["", ""] if c is None else [f"{c['difference']:+.4f}", c["decision"]]
         rows.append([name, *cells, *said, "" if side["cost"] is None else f"{side['cost']:.2f}"])
+    if plan["data"]["simulated"]:
+        found = _ceilings(findings)
+        rows.append(["ceiling", *(found.get(task, "") for task in metrics), "", "", ""])
     return head, rows
+
+
+def _ceilings(findings: dict[str, Any]) -> dict[str, str]:
+    """Return {task: soft AUC of the true probabilities}, of a simulated log: what no model can pass but by chance."""
+    found: dict[str, str] = {}
+    for side in findings["sides"]:
+        for task, metrics in side["metrics"].items():
+            known = [v for v in metrics.get("ceiling", []) if v is not None]
+            if known:
+                found.setdefault(task, f"{known[0]:.4f}")
+    return found
 
 
 NOTES = (
     "AUC: mean over seeds (sd). ~: too few positives, or groups, to enter any count. delta_m: mean over tasks of the relative change of AUC "
-    "against the single-task models. step: time a step over the reference's in the same model. memory: peak of a run's process."
+    "against the single-task models. step: time of training over its steps, validations between epochs and whatever else the machine did included, over the reference's "
+    "in the same model: a hint, docs/performance.md measures steps. memory: peak of a run's process. ceiling: soft AUC of the true probabilities."
 )
 
 

@@ -109,6 +109,10 @@ def tune(
         directions=["maximize"] * (len(names) if objective == "tasks" else 1),
         load_if_exists=True,
     )
+    for stopped in search.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
+        # killed in the middle: what it was to try is tried first
+        search.enqueue_trial({**stopped.system_attrs.get("fixed_params", {}), **stopped.params})
+        search.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     if not search.trials:
         for name in models_:
             search.enqueue_trial({"model": name, "method": "equal", "lr": 1e-3, "weight_decay": 0.0})
@@ -196,7 +200,7 @@ def _setup(
     options = checked_options(models_, base, chosen)
     for name in models_:
         models.build(name, log.schema, **sort_options(options[name], "equal", models.options(name))["model"])
-    return Setup(str(log.path), tasks, {}, base, options)
+    return Setup(str(log.path.resolve()), tasks, {}, base, options)
 
 
 def _job(asked: optuna.Trial, setup: Setup, models_: Sequence[str], methods: Sequence[str], seed: int) -> Job:
