@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import asdict
 from typing import Any
@@ -11,11 +10,11 @@ import numpy as np
 
 from equipoise.data.store import Split
 from equipoise.study.cells import Outcome
-from equipoise.study.choice import choice_variance
 from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, Runs, contrast
 from equipoise.study.decide import MIN_GROUPS, MIN_POSITIVES, decide, holm
 from equipoise.study.estimate import Estimate, estimate
+from equipoise.study.luck import earliest, luck_of
 from equipoise.study.origins import Pooled, shares
 from equipoise.study.published import published
 from equipoise.study.tuning import Unit
@@ -72,14 +71,14 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         for name, members in {"mean": of_mean, **{t: [t] for t in binary}}.items():
             if members:
                 task = None if name == "mean" else name
-                luck = sum(_luck(comparison, each, task) for each in (side, sides[against]))
+                luck = sum(luck_of(comparison, each["units"], task) for each in (side, sides[against]))
                 estimates[at, name] = estimate(*found.of(members), tuning_variance=luck)
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
     versus = None
     if other is not None and of_mean and not sides[main]["failed"]:
         a, b = _scores(comparison, sides[main]), _scores(comparison, sides[other])
-        luck = _luck(comparison, sides[main]) + _luck(comparison, sides[other])
+        luck = sum(luck_of(comparison, sides[at]["units"]) for at in (main, other))
         versus = estimate(*contrast(test, of_mean, a, b, num_resamples).of(of_mean), tuning_variance=luck)
     adjusted = _adjust(estimates, sides, main, tasks, versus)
     for (at, name), value in estimates.items():
@@ -168,7 +167,7 @@ def _side(comparison: Comparison, model: str, method: str) -> dict[str, Any]:
     }
     if failed is None:
         outcomes = [o for found in runs.values() for o in found]
-        side["valid"] = statistics.fmean(_earliest(o).value for o in outcomes)
+        side["valid"] = statistics.fmean(earliest(o).value for o in outcomes)
         side["seconds"] = sum(statistics.fmean(o.seconds for o in found) for found in runs.values())
         side["step_seconds"] = sum(_step(found) for found in runs.values())
         peaks = [o.memory for o in outcomes if o.memory is not None]
@@ -208,11 +207,6 @@ def _scores(comparison: Comparison, side: dict[str, Any]) -> Runs:
     return seeds
 
 
-def _earliest(outcome: Outcome) -> Outcome:
-    """Return the run of the earliest origin, whose validation rows come before every test row; the run itself without origins."""
-    return outcome.parts[0] if outcome.parts else outcome
-
-
 def _is_thin(test: Split | Pooled, task: str) -> bool:
     """Whether resamples of a task's test groups would often lack a class: fewer than `FEW_GROUPS` groups have it in a period that counts."""
     if test.group is None:
@@ -225,33 +219,6 @@ def _is_thin(test: Split | Pooled, task: str) -> bool:
         for stratum in np.flatnonzero(weights)
         for positive in (True, False)
     )
-
-
-def _luck(comparison: Comparison, side: dict[str, Any], task: str | None = None) -> float:
-    """Return the variance of what a side's search finds, from search to search, of a task or the mean over tasks; see `choice_variance`.
-
-    The settings are the learning rates and the further runs, scored by the mean of one or of all tuning seeds; the noise is the
-    spread of the final seeds on validation. A search again would try the same settings: its draw hangs on the method's name.
-    Settings are chosen by the mean; what that does to one task differs from search to search all the same.
-    """
-    units = [u for u in side["units"] if task is None or u.task in (None, task)]
-    total = 0.0
-    for unit in units:
-        tried = [each for each in comparison.tried[unit] if all(math.isfinite(o.value) for o in each)]
-        final = [_earliest(o) for o in comparison.runs[unit]]
-        if len(tried) < 2:
-            continue
-        counts = np.array([len(each) for each in tried]) ** 0.5
-        scores = [statistics.fmean(o.value for o in each) for each in tried]
-        noise = statistics.stdev(o.value for o in final) / counts
-        of = None
-        if task is not None and unit.task is None:
-            values = [[o.metrics["valid"][task].get("auc") for o in each] for each in [*tried, final]]
-            if any(v is None for each in values for v in each):
-                continue  # no validation rows of a class, so the task had no say in the choice
-            of = [statistics.fmean(each) for each in values[:-1]], statistics.stdev(values[-1]) / counts
-        total += choice_variance(scores, noise, of=of, seed=0)
-    return total / len(units) ** 2
 
 
 def _best_other(comparison: Comparison, sides: list[dict[str, Any]], main: int) -> int | None:
