@@ -47,6 +47,34 @@ def test_mmoe_is_its_formula(log, batch, gates):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
+def test_a_task_may_have_any_name(log, batch, name):
+    """`forward`, `train` and `a.b` are names that torch's ModuleDict refuses."""
+    plain = schema_of(name, log)
+    other = {
+        "buy": "a.b",
+        "click": "forward",
+        "dwell": "train",
+    }  # in the same alphabetical order, by which some models join
+    labels = tuple(
+        y.model_copy(
+            update={"name": other[y.name], "column": y.column or y.name, "given": other.get(y.given)}
+        )
+        for y in plain.labels
+    )
+    scales = {other[k]: v for k, v in plain.label_scale.items() if k in other}
+    levels = {other[k]: v for k, v in plain.label_levels.items() if k in other}
+    renamed = plain.model_copy(update={"labels": labels, "label_scale": scales, "label_levels": levels})
+    first, second = build(name, plain, seed=0).eval(), build(name, renamed, seed=0).eval()
+    found = second(batch)
+    for task, out in first(batch).items():
+        assert torch.equal(found[other[task]], out)
+    assert len(second.task_parameters("forward")) == len(first.task_parameters("click"))
+    third = build(name, renamed, seed=1).eval()
+    third.load_state_dict(second.state_dict())
+    assert all(torch.equal(v, found[task]) for task, v in third(batch).items())
+
+
+@pytest.mark.parametrize("name", list(MODELS))
 def test_every_parameter_is_shared_or_one_tasks_own(log, batch, name):
     schema = schema_of(name, log)
     model = build(name, schema, seed=0)

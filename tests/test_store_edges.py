@@ -238,6 +238,9 @@ def test_a_declared_positive_value(positive):
         pl.Series([1_704_067_200], dtype=pl.Int32),
         pl.Series([1_704_067_200.0]),
         pl.Series([1_704_067_200_000]),
+        pl.Series([1_704_067_200_000_000]),
+        pl.Series([1_704_067_200_000_000_000]),
+        pl.Series([20240101], dtype=pl.Int32),
         pl.Series(["2024-01-01"]),
         pl.Series(["2024-01-01T02:00:00+02:00"]),
         pl.Series(["2024-01-01 01:00"]).str.to_datetime(time_zone="Europe/Berlin"),
@@ -245,6 +248,21 @@ def test_a_declared_positive_value(positive):
 )
 def test_times_are_milliseconds_utc(times):
     assert milliseconds(times).tolist() == [1_704_067_200_000]
+
+
+def test_times_that_could_be_two_days_are_refused():
+    with pytest.raises(ValueError, match="which number is the day, got texts such as '01/02/2025'"):
+        milliseconds(pl.Series(["01/02/2025", "03/02/2025 10:00"]))
+    assert milliseconds(pl.Series([86_400, 90_000])).tolist() == [86_400_000, 90_000_000]  # seconds, no dates
+
+
+def test_a_log_is_as_open_as_other_files(tmp_path):
+    from equipoise.data import from_frame
+
+    table = pl.DataFrame({"x": range(60), "click": [0, 1, 1] * 20})
+    (tmp_path / "beside").mkdir()
+    made = from_frame(table, labels=["click"], out=tmp_path / "log")
+    assert made.path.stat().st_mode == (tmp_path / "beside").stat().st_mode
 
 
 def test_an_old_log_is_put_back_when_the_new_one_cannot_be_renamed(log, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from logs import SCHEMA, frame, small_log
 
 from equipoise import checkpoint, training
 from equipoise.config import TrainConfig
-from equipoise.data import write_log
+from equipoise.data import from_frame, write_log
 from equipoise.presets import NAMES, parse_method, sort_options
 from equipoise.study import first_run
 from equipoise.training import evaluate, resume, train
@@ -170,6 +172,91 @@ def test_an_earlier_run_is_not_lost(log, tmp_path):
     quick(log, tmp_path / "run", overwrite=True, seed=1)
     assert (tmp_path / "run" / "metrics.json").read_text() != before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("whole", (False, True))
+def test_a_kill_before_the_run_has_begun_leaves_nothing_in_the_way(log, tmp_path, whole):
+    """A folder whose data was still being prepared goes, and the run that it was to replace comes back."""
+    out = tmp_path / "run"
+    if whole:
+        quick(log, out)
+        before = (out / "metrics.json").read_text()
+    code = (
+        "import os, signal, sys; from equipoise import runs, training\n"
+        "def killed(*args): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "training.open_data = killed\n"
+        f"training.train({str(log.path)!r}, 'shared_bottom', out={str(out)!r}, quiet=True, overwrite={whole})"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == -signal.SIGKILL
+    )
+    assert (out / ".begun").is_file()
+    if whole:
+        with pytest.raises(ValueError, match="must not exist yet"):
+            quick(log, out)
+        assert (out / "metrics.json").read_text() == before
+    quick(log, out, overwrite=whole, seed=1)
+    assert not (out / ".begun").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "run"]
+
+
+def test_a_folder_that_another_process_is_making_is_left_alone(log, tmp_path):
+    (tmp_path / "run").mkdir()
+    for owner in (f"{platform.node()} {os.getppid()}", "elsewhere 1"):
+        (tmp_path / "run" / ".begun").write_text(owner)
+        with pytest.raises(ValueError, match="is being made by process"):
+            quick(log, tmp_path / "run", overwrite=True)
+        assert (tmp_path / "run" / ".begun").read_text() == owner
+
+
+def test_a_log_in_memory_is_kept_with_the_run(tmp_path):
+    """`from_frame` without `out` lies in a temporary folder, which goes with the process."""
+    made = from_frame(frame(320, 1), schema=SCHEMA)
+    result = quick(made, tmp_path / "run", tasks=["click"])
+    (tmp_path / "run" / "log" / "manifest.json").stat()
+    again = evaluate(tmp_path / "run")
+    assert again["click"]["auc"] == result.metrics["test"]["click"]["auc"]
+    assert str(tmp_path / "run" / "log") == json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+
+
+def test_a_view_of_a_log_trains_its_tasks_only(log, tmp_path):
+    quick(log.only(["dwell"]), tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert found["tasks"] == found["provenance"]["tasks"] == ["dwell"]
+    assert found["provenance"]["batch_size"] == 16
+    assert evaluate(tmp_path / "run").keys() == {"dwell"}
+
+
+def test_what_is_no_data_is_refused_by_name(log, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"got DataFrame; make a log of a data frame with eq\.data\.from_frame"
+    ):
+        train(frame(320, 1), labels=["click"])
+    for given in ({"labels": ["click"]}, {"time": "ts"}):
+        with pytest.raises(ValueError, match="is for a raw table, got a prepared log"):
+            quick(log, tmp_path / "run", **given)
+    with pytest.raises(ValueError, match="got no data, which is the simulated log"):
+        train(labels=["click"], out=tmp_path / "run")
+    with pytest.raises(ValueError, match="seed"):
+        quick(log, tmp_path / "run", seed=-1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_files_trains(tmp_path):
+    (tmp_path / "parts").mkdir()
+    whole = frame(400, 1)
+    for k in range(2):
+        whole.select("city", "x", "click")[k * 200 : (k + 1) * 200].write_csv(tmp_path / "parts" / f"{k}.csv")
+    result = train(
+        tmp_path / "parts",
+        "shared_bottom",
+        out=tmp_path / "run",
+        quiet=True,
+        labels=["click"],
+        epochs=1,
+        set=SMALL,
+    )
+    assert result.metrics["test"]["click"]["rows"] > 0
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):

@@ -22,14 +22,15 @@ class TrainConfig(BaseModel):
         model, method: names of MODELS and METHODS; method also "single" and combinations (`equipoise.presets`).
         set: more options: {"model.num_experts": 4, "method.weights.like": 10, "balancer.every": 5}; the prefix may
             be left out where only one of the three knows the name.
-        lr: learning rate, or "auto": the best of 3e-4, 1e-3, 3e-3, 1e-2 after `auto_epochs` epochs, on validation.
+        lr: learning rate, or "auto": the best of 3e-4, 1e-3, 3e-3, 1e-2 after `auto_epochs` epochs, on validation; further by half-decades
+            while the best lies on an end.
         epochs: at most so many. batch_size: None is 2048, less where an epoch would have under 20 steps.
         weight_decay: as the optimizer takes it. monitor: "mean_primary" (mean of AUC, xauc for regression) or
             "task:metric", higher is better except for losses. patience: epochs without a better value.
-        max_rows: training rows read at most. time_limit: seconds of training at most.
+        max_rows: training rows read at most; of a raw table the rows that are read at all, for all splits. time_limit: seconds of training at most.
         checkpoint_seconds: a checkpoint at least so often, beside the one of each epoch.
         from_run: a run whose parameters and optimizer's state this one begins with (`equipoise.grow`).
-        provenance: what the run found (versions, data fingerprint); written, not read.
+        provenance: what the run found (versions, data fingerprint, the tasks and the batch size it took); written, not read.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,7 +51,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     monitor: str = "mean_primary"
     patience: int = Field(default=3, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = "cpu"
     max_rows: int | None = Field(default=None, ge=1)
     time_limit: float | None = Field(default=None, gt=0)
@@ -65,8 +66,8 @@ class TrainConfig(BaseModel):
             config = cls.model_validate(content)
         except ValidationError as error:
             raise ValueError(explain(error, cls, "option")) from None
-        if config.lr != "auto" and not config.lr > 0:
-            raise ValueError(f"option lr must be > 0 or 'auto', got {config.lr}")
+        if config.lr != "auto" and not 0 < config.lr < 3e38:  # what float32 holds
+            raise ValueError(f"option lr must be > 0 (and fit float32) or 'auto', got {config.lr}")
         return config
 
     @classmethod
@@ -84,6 +85,18 @@ class TrainConfig(BaseModel):
             raise ValueError(f"config {str(path)!r} must hold options by name, got {type(content).__name__}")
         content.pop("provenance", None)
         return content
+
+    @classmethod
+    def of_run(cls, run: str | Path) -> TrainConfig:
+        """Return the options in a run's run.json; ValueError where it cannot be read."""
+        file = Path(run) / "run.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"run.json {str(file)!r} cannot be read: {error}; restore it, or train anew"
+            ) from None
+        return cls.read(content)
 
     def save(self, path: Path) -> None:
         """Write the options as JSON, whole or not at all."""

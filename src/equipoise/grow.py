@@ -105,7 +105,7 @@ def starts(config: TrainConfig, path: Path | None) -> bool:
 def check_start(config: TrainConfig, log: Log) -> TrainConfig:
     """Return the options of `config.from_run`; ValueError for a log whose vocabulary did not grow out of that run's."""
     path = Path(str(config.from_run))
-    before = TrainConfig.read(json.loads((path / "run.json").read_text(encoding="utf-8")))
+    before = TrainConfig.of_run(path)
     if before.method != "single":
         check_lineage(path, before.provenance, log)
     return before

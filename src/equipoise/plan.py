@@ -15,7 +15,7 @@ from equipoise.data.store import Log
 from equipoise.evaluation import check_monitor
 from equipoise.presets import sort_options
 from equipoise.progress import Progress
-from equipoise.runs import SIMULATED_ROWS, check_device, check_trainable, open_data
+from equipoise.runs import SIMULATED_ROWS, check_device, check_raw, check_trainable, open_data
 from equipoise.training import assemble
 
 
@@ -29,6 +29,8 @@ def plan(config: TrainConfig) -> dict[str, Any]:
         ValueError: whatever would stop the run before its first step.
     """
     check_device(config.device)
+    if config.from_run is None:
+        check_raw(config.data, config.model_dump())
     options = sort_options(config.set, config.method, models.options(config.model))
     found: dict[str, Any] = {
         "config": config.model_dump(exclude={"provenance"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import time
@@ -26,6 +27,8 @@ from equipoise.progress import Progress, summary_table
 from equipoise.transfer import to_host, waits
 
 SIMULATED_ROWS = 200_000
+BEGUN = ".begun"
+"""Marks a folder whose run has not begun: its data is being prepared. Holds the machine and the process."""
 
 
 class Run:
@@ -198,6 +201,7 @@ def folder(out: str | Path | None, config: TrainConfig, overwrite: bool) -> Path
             number += 1
             out = base.with_name(f"{base.name}-{number}")
     path = Path(out)
+    _recover(path)
     if config.data is not None and Path(config.data).resolve().is_relative_to(path.resolve()):
         raise ValueError(f"out {str(path)!r} holds the data {config.data!r}; choose another folder")
     if path.exists():
@@ -213,7 +217,39 @@ def folder(out: str | Path | None, config: TrainConfig, overwrite: bool) -> Path
         shutil.rmtree(_earlier(path), ignore_errors=True)
         path.rename(_earlier(path))
     path.mkdir(parents=True)
+    (path / BEGUN).write_text(f"{platform.node()} {os.getpid()}", encoding="utf-8")
     return path
+
+
+def _recover(path: Path) -> None:
+    """Clear away what a process left that was killed before its run began, and put an earlier run back that it was to replace.
+
+    Raises:
+        ValueError: the process is at work, or on another machine.
+    """
+    if (path / BEGUN).is_file():
+        machine, _, process = (path / BEGUN).read_text(encoding="utf-8").rpartition(" ")
+        if machine != platform.node() or _is_alive(int(process)):
+            raise ValueError(
+                f"out {str(path)!r} is being made by process {process} on {machine}; wait for it, choose another folder, or delete it if that "
+                "process is gone"
+            )
+        shutil.rmtree(path)
+    if _earlier(path).is_dir() and not path.exists():
+        _earlier(path).rename(path)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this number runs here."""
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _earlier(path: Path) -> Path:
@@ -222,6 +258,7 @@ def _earlier(path: Path) -> Path:
 
 def keep(path: Path) -> None:
     """The new run has begun: delete the earlier one that it replaces."""
+    (path / BEGUN).unlink(missing_ok=True)
     shutil.rmtree(_earlier(path), ignore_errors=True)
 
 
@@ -236,12 +273,15 @@ def undo(path: Path) -> None:
 
 def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, progress: Progress) -> Log:
     """Return the log to train on: opened, prepared from a table into the run's folder, or simulated there."""
-    if isinstance(data, Log):
+    if isinstance(data, Log) and data._keep is None:
         return data
+    if isinstance(data, Log):  # in a temporary folder, which goes with the process: the run keeps its own
+        shutil.copytree(data.path, path / "log")
+        return Log.open(path / "log").only(data.schema.tasks)
     if data is None:
         progress.note(f"no DATA given: simulating {SIMULATED_ROWS:,} rows")
         return simulate(path / "log", SIMULATED_ROWS, config.seed, "mixed")
-    if Path(data).is_dir():
+    if Path(data).is_dir() and ((Path(data) / "manifest.json").is_file() or not config.labels):
         return Log.open(data)
     log, suspects = prepare_table(
         data,
@@ -255,6 +295,17 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
     for line in suspects:
         progress.note(f"look at {line}")
     return log
+
+
+def check_raw(data: Log | str | Path | None, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that declare a raw table's columns where the data is none."""
+    given = [name for name in ("labels", "time", "group") if options.get(name)]
+    prepared = isinstance(data, Log) or (data is not None and (Path(data) / "manifest.json").is_file())
+    if given and (prepared or data is None):
+        came = "a prepared log" if prepared else "no data, which is the simulated log"
+        raise ValueError(
+            f"{given[0]} (--{given[0].removesuffix('s')}) is for a raw table, got {came}; give a CSV or Parquet file, or leave it out"
+        )
 
 
 def check_trainable(log: Log, progress: Progress) -> None:

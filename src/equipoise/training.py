@@ -20,7 +20,17 @@ from equipoise.interrupt import Interruption
 from equipoise.losses import Losses
 from equipoise.presets import build_balancer, build_optimizers, sort_options
 from equipoise.progress import Progress
-from equipoise.runs import Run, check_device, check_trainable, folder, keep, open_data, provenance, undo
+from equipoise.runs import (
+    Run,
+    check_device,
+    check_raw,
+    check_trainable,
+    folder,
+    keep,
+    open_data,
+    provenance,
+    undo,
+)
 from equipoise.transfer import waits
 
 LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -68,9 +78,18 @@ def train(
         ValueError: an unknown option, a task with one class in training or validation, an existing `out`.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the checkpoint in the folder continues with `resume`.
     """
-    named = {} if data is None or isinstance(data, Log) else {"data": str(data)}
+    if data is not None and not isinstance(data, Log | str | Path):
+        raise ValueError(
+            f"data must be a Log or a path, got {type(data).__name__}; make a log of a data frame with eq.data.from_frame(df, labels=[...])"
+        )
+    named: dict[str, Any] = {} if data is None or isinstance(data, Log) else {"data": str(data)}
     if isinstance(data, Log):
-        named = {"data": str(data.path)}
+        whole = [label["name"] for label in data.manifest["schema"]["labels"]]
+        named = {"data": str(data.path)} | (
+            {"tasks": data.schema.tasks} if data.schema.tasks != whole else {}
+        )
+    if from_run is None:
+        check_raw(data if data is not None else options.get("data"), options)
     chosen = {name: value for name, value in (("model", model), ("method", method)) if value is not None}
     named = {**options, **named, **chosen}
     config = TrainConfig.read(named if from_run is None else grow.options_from(from_run, named))
@@ -80,7 +99,7 @@ def train(
     try:
         with Progress(quiet) as progress:
             log = open_data(data if isinstance(data, Log) else config.data, config, path, progress)
-            if config.data is None:
+            if config.data is None or (isinstance(data, Log) and log.path != data.path):
                 config = config.model_copy(update={"data": str(log.path)})
             return run(config, log, path, progress)
     finally:
@@ -99,8 +118,7 @@ def resume(path: str | Path, *, quiet: bool = False) -> Result:
         raise ValueError(
             f"run {str(path)!r} must be a folder with run.json, found none; start with `equipoise train`"
         )
-    content = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    config = TrainConfig.read(content)
+    config = TrainConfig.of_run(path)
     with Progress(quiet) as progress:
         local = path / "log"
         log = open_data(local if local.is_dir() else config.data, config, path, progress)
@@ -120,7 +138,8 @@ def run(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     if grow.starts(config, path):
         grow.check_start(config, log)  # what cannot go on leaves no run behind
     check_trainable(log, progress)
-    config = config.model_copy(update={"provenance": {**provenance(log), **config.provenance}})
+    found = {**provenance(log), "tasks": list(log.schema.tasks), "batch_size": batch_size(config, log)}
+    config = config.model_copy(update={"provenance": {**found, **config.provenance}})
     if config.lr == "auto":
         config = config.model_copy(update={"lr": choose_lr(config, log, progress)})
     if path is not None:
@@ -154,6 +173,12 @@ def assemble(config: TrainConfig, log: Log) -> tuple[models.Ranker, list[torch.o
     return model, optimizers, balancer
 
 
+def batch_size(config: TrainConfig, log: Log) -> int:
+    """Return the rows of a batch: those asked for, else 2048, less where an epoch would have under 20 steps."""
+    rows = len(log.split("train"))
+    return config.batch_size or min(2048, max(16, min(rows, config.max_rows or rows) // 20))
+
+
 def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) -> Result:
     """The loop: batches, losses, balancer, validation, early stopping; then the test split, once."""
     model, optimizers, balancer = assemble(config, log)
@@ -165,7 +190,7 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     split, valid = log.split("train"), log.split("valid")
     state = Run(path, model, optimizers, balancer, config.provenance.get("vocabulary", {}))
     num_rows = min(len(split), config.max_rows or len(split))
-    size = config.batch_size or min(2048, max(16, num_rows // 20))
+    size = batch_size(config, log)
     per_epoch = -(-num_rows // size)
     torch.manual_seed(config.seed)
     if grow.starts(config, path):
@@ -186,7 +211,8 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
                 state.seconds = time.monotonic() - begun
                 if bad >= MAX_BAD_STEPS:
                     raise ValueError(
-                        f"every task was absent or non-finite for {bad} steps; lower lr (now {config.lr})"
+                        f"every task was absent or non-finite for {bad} steps; lower lr (now {config.lr}), or look whether labels are "
+                        "known and weights above 0"
                     )
                 if state.step % max(1, per_epoch // 20) == 0:
                     progress.steps(state.flush(), per_epoch * config.epochs)
@@ -305,7 +331,7 @@ def evaluate(path: str | Path, data: Log | str | Path | None = None, split: str 
     path = Path(path)
     if not (path / "run.json").is_file():
         raise ValueError(f"run {str(path)!r} must be a folder with run.json, found none")
-    config = TrainConfig.read(json.loads((path / "run.json").read_text(encoding="utf-8")))
+    config = TrainConfig.of_run(path)
     if data is None:
         data = path / "log" if (path / "log").is_dir() else config.data
     log = data if isinstance(data, Log) else Log.open(str(data))

@@ -137,7 +137,9 @@ def prepare(
             raise ValueError(f"--{option} is not an option of {dataset}; see `equipoise prepare --help`")
     if extend is not None or like is not None or keep_days is not None or refit:
         if strange := [n for n in given if n != "max_rows"] or (["out"] if extend and out else []):
-            raise ValueError(f"{strange[0]} must not be given with --extend or --like: it is the log's own")
+            raise ValueError(
+                f"{strange[0]} must not be given with {'--extend' if extend else '--like'}: it is the log's own"
+            )
         _follow(dataset, raw, out, extend, like, keep_days, refit, max_rows, overwrite, json)
         return
     log = make(dataset, raw, out or str(Path("logs") / dataset), overwrite=overwrite, **given)

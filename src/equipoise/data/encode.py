@@ -226,9 +226,10 @@ def label_values(series: pl.Series, label: Label, first: int = 0) -> tuple[Array
     if (largest := float(np.abs(array).max(initial=0.0))) > FLOAT32:
         raise ValueError(f"label {label.name!r} must be finite in float32 (below 3.4e38), got {largest:g}")
     if label.kind == "watch" and (array < 0).any():
+        row = int((array < 0).argmax())
         raise ValueError(
-            f"label {label.name!r} is a watch time and must be >= 0, got {array.min():g} in column "
-            f"{label.column or label.name!r}, row {first + int((array < 0).argmax())}; declare missing=VALUE, or clean the column"
+            f"label {label.name!r} is a watch time and must be >= 0, got {array[row]:g} in column "
+            f"{label.column or label.name!r}, row {first + row}; declare missing=VALUE, or clean the column"
         )
     if label.transform == "log1p" and (array[known.to_numpy()] <= -1).any():
         raise ValueError(f"label {label.name!r} has transform log1p and must be > -1, got {array.min():g}")
@@ -290,13 +291,31 @@ def check_duration(series: pl.Series, label: Label, known: Array, split: str, fi
         )
 
 
+def _days(series: pl.Series) -> pl.Series | None:
+    """Return milliseconds of integers that are all dates such as 20260131, None where they are not."""
+    known = series.drop_nulls()
+    if series.dtype.is_float() or not known.len() or not known.is_between(19000101, 21001231).all():
+        return None
+    days = series.cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    return days.cast(pl.Datetime("ms")).cast(pl.Int64) if days.null_count() == series.null_count() else None
+
+
 def milliseconds(series: pl.Series) -> Array:
-    """Return int64 milliseconds UTC: dates as they are, numbers as seconds below 1e11 and milliseconds above.
+    """Return int64 milliseconds UTC: dates as they are, numbers by their size.
+
+    Numbers are seconds below 1e11, milliseconds below 1e14, microseconds below 1e17, nanoseconds above; integers that are all dates such as
+    20260131 are days.
 
     Raises:
-        ValueError: a type or text that is no time, a missing time.
+        ValueError: a type or text that is no time, a missing time, texts such as 01/02/2026 whose day could be either number.
     """
     if series.dtype == pl.String:
+        either = series.str.contains(r"^\s*(0?[1-9]|1[0-2])/(0?[1-9]|1[0-2])/\d{4}")
+        if series.len() and either.all():
+            raise ValueError(
+                f"time must say which number is the day, got texts such as {series.drop_nulls()[0]!r} in which either could be; write dates as "
+                "2026-01-31"
+            )
         try:
             series = series.str.to_datetime(strict=False)
         except pl.exceptions.PolarsError:
@@ -311,7 +330,12 @@ def milliseconds(series: pl.Series) -> Array:
             raise ValueError(f"time must be seconds or milliseconds since 1970, got numbers up to {wild!r}")
         exact = series.fill_nan(None) if series.dtype.is_float() else series.cast(pl.Int64)
         largest = float(exact.cast(pl.Float64).abs().max() or 0)  # type: ignore[arg-type]
-        values = (exact * 1000 if largest < 1e11 else exact).cast(pl.Int64)
+        if (days := _days(exact)) is not None:
+            values = days
+        elif largest < 1e11:
+            values = (exact * 1000).cast(pl.Int64)
+        else:
+            values = exact.cast(pl.Int64) // (1 if largest < 1e14 else 1000 if largest < 1e17 else 1_000_000)
     else:
         raise ValueError(f"time must be a date, a date text or a number, got {series.dtype}")
     if values.null_count():

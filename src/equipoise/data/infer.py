@@ -126,10 +126,15 @@ def infer_schema(
     ]
     features: list[Feature] = []
     suspects: list[str] = []
+    durations = {label.duration for label in parsed if label.way == "d2q"}
     for name in frame.columns:
         if name in taken:
             continue
         feature, line = _feature(sample, name, name == group)
+        if (
+            name in durations and sample[name].dtype.is_numeric()
+        ):  # a label reads its length from it, few values or not
+            feature = Numerical(name=name, transform="log1p")
         if isinstance(feature, Numerical) and feature.transform == "log1p" and (frame[name] <= -1).any():
             feature = Numerical(name=name)
         if feature is not None and (leak := leaks(sample, name, answers, time)):
@@ -146,9 +151,12 @@ def infer_schema(
     if not features:
         raise ValueError("the table has no column left to learn from; write a schema file")
     rule = SplitRule(by="column", column=split) if split else SplitRule(by="time" if time else "random")
-    schema = Schema(
-        features=tuple(features), labels=tuple(parsed), group=group, time=time, weight=weights, split=rule
-    )
+    try:
+        schema = Schema(
+            features=tuple(features), labels=tuple(parsed), group=group, time=time, weight=weights, split=rule
+        )
+    except ValidationError as error:
+        raise ValueError(explain(error, Schema, "labels")) from None
     return Inferred(schema, suspects)
 
 

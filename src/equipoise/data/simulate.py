@@ -263,6 +263,9 @@ def simulate(
     Raises:
         ValueError: fewer than 1000 rows, an unknown relation or shape, `out` exists.
     """
+    for name, value in (("seed", seed), ("row_seed", row_seed)):
+        if value is not None and value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
     if rows_ < 1000:
         raise ValueError(f"rows must be >= 1000, got {rows_}: with fewer there are hardly any positives")
     of = world(seed, relation, funnel=funnel, shape=shape)

@@ -137,6 +137,8 @@ def prepare_table(
         ValueError: as `open_source`, `infer_schema`, `Splitter` and `write_log` say, with file, column and row where one is at fault.
         OSError: too little free disk; nothing is left behind.
     """
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list, got the text {labels!r}; pass labels=[{labels!r}]")
     out = Path(out)
     check_place(out, overwrite)
     with workplace(out) as room:
@@ -144,6 +146,11 @@ def prepare_table(
         if schema is None:
             inferred = inferred_schema(source, labels, time=time, group=group, weight=weight, split=split)
         else:
+            asked = {"labels": labels, "time": time, "group": group, "weight": weight, "split": split}
+            if given := [name for name, value in asked.items() if value]:
+                raise ValueError(
+                    f"{given[0]} must not be given with a schema, which declares it, got {asked[given[0]]!r}; write it into the schema"
+                )
             inferred = Inferred(schema if isinstance(schema, Schema) else Schema.load(schema), [])
         if as_of is not None:
             inferred = inferred._replace(schema=inferred.schema.model_copy(update={"as_of": as_of}))

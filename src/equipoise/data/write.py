@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,11 +109,21 @@ def whole(path: Path) -> Iterator[Path]:
         beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield beside
+            beside.chmod(
+                0o777 & ~_umask()
+            )  # mkdtemp makes it ours alone; a log is as open as other files are
             _replace(path, beside)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise full(error, path) from error
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def full(error: OSError, path: Path) -> OSError:

@@ -12,7 +12,7 @@ from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import Experts, mixture, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class AdaTT(Ranker):
@@ -65,8 +65,8 @@ class AdaTT(Ranker):
         with seeded(seed):
             self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
-            self.lower = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.lower = ByTask({task: nn.ModuleDict() for task in schema.tasks})
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             for k in range(levels):
                 for task in schema.tasks:
                     experts = Experts(num_own, width, expert, dropout, batch_norm)

@@ -15,7 +15,7 @@ from equipoise.losses import Losses, row_losses, task_losses
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
 from equipoise.models.layers import mlp, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class AITM(Ranker):
@@ -76,8 +76,8 @@ class AITM(Ranker):
             width = self.embedding.width
             d = hidden[-1] if hidden else width
             followed = set(self.given.values())
-            self.upper = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks if task in followed})
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.upper = ByTask({task: nn.ModuleDict() for task in schema.tasks if task in followed})
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             for task in schema.tasks:
                 home = parts(self.upper if task in followed else self.own, task)
                 home["mlp"] = mlp(width, hidden, dropout, batch_norm)

@@ -13,7 +13,7 @@ from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
 from equipoise.models.layers import mlp, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class DBMTL(Ranker):
@@ -69,8 +69,8 @@ class DBMTL(Ranker):
             width = hidden[-1] if hidden else self.embedding.width
             size = tower_sizes[-1] if tower_sizes else width
             sizes = {task: relation[-1] if steps else size for task, steps in self.before.items()}
-            self.upper = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks if task in followed})
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.upper = ByTask({task: nn.ModuleDict() for task in schema.tasks if task in followed})
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             for task in schema.tasks:
                 home, steps = parts(self.upper if task in followed else self.own, task), self.before[task]
                 home["mlp"] = mlp(width, tower_sizes, dropout, batch_norm)

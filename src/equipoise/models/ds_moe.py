@@ -13,7 +13,7 @@ from equipoise.data.schema import Schema
 from equipoise.losses import Losses, row_losses, task_losses
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import Experts, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class DSMoE(Ranker):
@@ -73,7 +73,7 @@ class DSMoE(Ranker):
             width = self.embedding.width
             self.shared = Experts(num_shared, width, expert, dropout, batch_norm)
             self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
-            self.own = nn.ModuleDict()
+            self.own = ByTask()
             for task in schema.tasks:
                 made = tower(expert[-1], tower_sizes, dropout, batch_norm)
                 router = nn.Linear(width, num_experts, bias=False)

@@ -70,6 +70,8 @@ class FeatureEmbedding(nn.Module):
         numerical = [f for f in schema.numerical if f in chosen]
         self.multi = [m for m in schema.multi if m in chosen]
         names = [f.name for f in categorical] + [m.name for m in self.multi]
+        if dim < 1:
+            raise ValueError(f"embedding_dim must be >= 1, got {dim}")
         if not schema.features:
             raise ValueError("schema must declare at least one feature, got none")
         if missing := [name for name in names if name not in schema.num_ids]:

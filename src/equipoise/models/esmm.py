@@ -17,7 +17,7 @@ from equipoise.losses import Losses, task_losses
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.funnel import funnel
 from equipoise.models.layers import tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 Logs = dict[str, Tensor]
 
@@ -92,8 +92,8 @@ class ESMM(Ranker):
         self.given = funnel(schema, "esmm", binary=True)
         with seeded(seed):
             self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
-            self.upper = nn.ModuleDict()
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.upper = ByTask()
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             self.shared_sides = tuple(set(self.given.values()))
             for task in schema.tasks:
                 made = tower(self.embedding.width, hidden, dropout, batch_norm)

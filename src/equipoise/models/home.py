@@ -13,7 +13,7 @@ from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import Experts, mixture, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class HoME(Ranker):
@@ -85,10 +85,10 @@ class HoME(Ranker):
 
             d = expert[-1] if expert else 0  # no size: Experts says so
             self.meta_shared = block(width)
-            self.meta = nn.ModuleDict({name: block(width) for name in self.members})
+            self.meta = ByTask({name: block(width) for name in self.members})
             self.gate, self.self_gate = gate(width, 1 + len(self.meta)), gate(width)
             self.experts = block(d)
-            self.grouped, self.own = nn.ModuleDict(), nn.ModuleDict()
+            self.grouped, self.own = ByTask(), ByTask()
             for task in schema.tasks:
                 self.own[task] = nn.ModuleDict(
                     {

@@ -12,7 +12,7 @@ from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import Experts, mixture, tower
-from equipoise.models.ranker import Ranker, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class MMoE(Ranker):
@@ -58,7 +58,7 @@ class MMoE(Ranker):
             width = self.embedding.width
             self.experts = Experts(num_experts, width, expert, dropout, batch_norm)
             self.gate = nn.Linear(width, num_experts, bias=False) if gates == "shared" else None
-            self.own = nn.ModuleDict()
+            self.own = ByTask()
             for task in schema.tasks:
                 parts: dict[str, nn.Module] = {"tower": tower(expert[-1], tower_sizes, dropout, batch_norm)}
                 if gates == "own":
@@ -76,8 +76,8 @@ class MMoE(Ranker):
         f = representation[:, self.embedding.width :].view(x.shape[0], self.experts.num_experts, -1)
         common = None if self.gate is None else mixture(self.gate, x, f)
         result = {}
-        for task, parts in self.own.items():
-            assert isinstance(parts, nn.ModuleDict)
-            mixed = mixture(parts["gate"], x, f) if common is None else common
-            result[task] = parts["tower"](mixed).squeeze(-1)
+        for task in self.schema.tasks:
+            part = parts(self.own, task)
+            mixed = mixture(part["gate"], x, f) if common is None else common
+            result[task] = part["tower"](mixed).squeeze(-1)
         return result

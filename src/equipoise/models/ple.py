@@ -12,7 +12,7 @@ from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import Experts, mixture, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class PLE(Ranker):
@@ -70,8 +70,8 @@ class PLE(Ranker):
             self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.shared_experts, self.shared_gates = nn.ModuleList(), nn.ModuleList()
-            self.lower = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.lower = ByTask({task: nn.ModuleDict() for task in schema.tasks})
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             for k in range(levels):
                 self.shared_experts.append(Experts(num_shared, width, expert, dropout, batch_norm))
                 if k < levels - 1:

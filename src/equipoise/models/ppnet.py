@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions, DomainGate
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 from equipoise.names import nearest
 
 
@@ -77,7 +77,7 @@ class PPNet(Ranker):
                 "at", torch.cat([torch.arange(a, a + embedding_dim) for a in starts]), persistent=False
             )
             width = self.embedding.width
-            self.own = nn.ModuleDict({task: nn.ModuleDict() for task in schema.tasks})
+            self.own = ByTask({task: nn.ModuleDict() for task in schema.tasks})
             for task in schema.tasks:
                 of, size = parts(self.own, task), width
                 for at, out in enumerate(hidden):

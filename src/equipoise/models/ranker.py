@@ -16,6 +16,27 @@ from equipoise.models.embedding import FeatureEmbedding
 from equipoise.models.sides import Side
 
 
+class ByTask(nn.ModuleDict):
+    """{task: module} for tasks of any name: torch's own refuses `forward`, `train`, `a.b` and other names of its own."""
+
+    def __getitem__(self, key: str) -> nn.Module:
+        return super().__getitem__(_safe(key))
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        super().__setitem__(_safe(key), module)
+
+    def __contains__(self, key: str) -> bool:
+        return super().__contains__(_safe(key))
+
+
+_TAKEN = frozenset(dir(nn.ModuleDict()))
+
+
+def _safe(task: str) -> str:
+    """Return the name under which a task's modules lie in a state dict: its own where torch allows it."""
+    return f"task:{task.replace('.', ':')}" if "." in task or task in _TAKEN else task
+
+
 class Ranker(nn.Module):
     """Base of the backbones. A subclass sets `schema`, `own` ({task: modules}) and defines `represent` and `logits`.
 
@@ -24,12 +45,12 @@ class Ranker(nn.Module):
     """
 
     schema: Schema
-    own: nn.ModuleDict
+    own: ByTask
     shared_sides: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.sides = nn.ModuleDict()
+        self.sides = ByTask()
 
     def inputs(
         self, schema: Schema, dim: int, id_dropout: float, sparse: bool, options: BlockOptions

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from equipoise.data.batches import Batch
 from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions
 from equipoise.models.layers import mlp, tower
-from equipoise.models.ranker import Ranker, seeded
+from equipoise.models.ranker import ByTask, Ranker, seeded
 
 
 class SharedBottom(Ranker):
@@ -49,9 +49,7 @@ class SharedBottom(Ranker):
             self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             self.trunk = mlp(self.embedding.width, hidden, dropout, batch_norm)
             width = hidden[-1] if hidden else self.embedding.width
-            self.own = nn.ModuleDict(
-                {task: tower(width, tower_sizes, dropout, batch_norm) for task in schema.tasks}
-            )
+            self.own = ByTask({task: tower(width, tower_sizes, dropout, batch_norm) for task in schema.tasks})
 
     def represent(self, batch: Batch) -> Tensor:
         """Return the trunk's output [B, hidden[-1]]."""
@@ -60,4 +58,4 @@ class SharedBottom(Ranker):
 
     def logits(self, batch: Batch, representation: Tensor) -> dict[str, Tensor]:
         """Return {task: tower(trunk)} [B]."""
-        return {task: tower(representation).squeeze(-1) for task, tower in self.own.items()}
+        return {task: self.own[task](representation).squeeze(-1) for task in self.schema.tasks}

@@ -13,7 +13,7 @@ from equipoise.data.schema import Schema
 from equipoise.models.blocks import BlockOptions, Blocks
 from equipoise.models.embedding import FeatureEmbedding
 from equipoise.models.layers import Experts, mixture, tower
-from equipoise.models.ranker import Ranker, parts, seeded
+from equipoise.models.ranker import ByTask, Ranker, parts, seeded
 
 
 class STEM(Ranker):
@@ -65,7 +65,7 @@ class STEM(Ranker):
             self.embedding = self.inputs(schema, embedding_dim, id_dropout, sparse, blocks)
             width = self.embedding.width
             self.experts = Experts(num_shared, width, expert, dropout, batch_norm)
-            self.own = nn.ModuleDict()
+            self.own = ByTask()
             for task in schema.tasks:
                 self.own[task] = nn.ModuleDict(
                     {
