@@ -303,7 +303,7 @@ def _days(series: pl.Series) -> pl.Series | None:
 def milliseconds(series: pl.Series) -> Array:
     """Return int64 milliseconds UTC: dates as they are, numbers by their size.
 
-    Numbers are seconds below 1e11, milliseconds below 1e14, microseconds below 1e17, nanoseconds above; integers that are all dates such as
+    Numbers are seconds below 1e11, milliseconds up to 1e14, microseconds up to 1e17, nanoseconds above; integers that are all dates such as
     20260131 are days.
 
     Raises:
@@ -335,7 +335,9 @@ def milliseconds(series: pl.Series) -> Array:
         elif largest < 1e11:
             values = (exact * 1000).cast(pl.Int64)
         else:
-            values = exact.cast(pl.Int64) // (1 if largest < 1e14 else 1000 if largest < 1e17 else 1_000_000)
+            values = exact.cast(pl.Int64) // (
+                1 if largest <= 1e14 else 1000 if largest <= 1e17 else 1_000_000
+            )
     else:
         raise ValueError(f"time must be a date, a date text or a number, got {series.dtype}")
     if values.null_count():
