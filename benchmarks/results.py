@@ -158,9 +158,8 @@ def measure(cell: Cell, work: Path, jobs: int) -> str:
         write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
         parts += [what, side_table(told)]
         settings = settings or chosen(told)
-    parts.append(
-        "\n".join(f"- {line}" for line in present.verdict(told, False))
-    )  # one look at it, with all seeds
+    # one look at the primary contrast, with all seeds
+    parts.append("\n".join(f"- {line}" for line in present.verdict(told, False)))
     parts.append(settings)
     left_out = f"Not run here: {', '.join(dropped)}. " if dropped else ""
     parts.append(f"{left_out}Training code {plan.code}.")

@@ -129,7 +129,7 @@ def test_independent_tasks_conflict_more_than_aligned_ones(tmp_path):
     assert mean["independent"] < mean["aligned"] - 0.05
 
 
-def made(gradients, *, conflict=None, weights=(0.5, 0.5), lengths=(1.0, 1.0), kept=0.9):
+def made(gradients, *, conflict=None, weights=(0.5, 0.5), lengths=(1.0, 1.0), kept=0.9, alone=50.0):
     """Return a diagnosis of two tasks with these cosines by probe."""
     probes = []
     for at, c in enumerate(gradients):
@@ -137,7 +137,7 @@ def made(gradients, *, conflict=None, weights=(0.5, 0.5), lengths=(1.0, 1.0), ke
         stray = {
             name: {
                 "angle": 0.0 if name == "sgd" else 60.0,
-                "alone": 50.0,
+                "alone": alone,
                 "length": 1.0,
                 "kept": kept,
                 "kept_sum": kept / 2,
@@ -157,6 +157,8 @@ def test_the_finding_follows_the_figures():
     assert "hardly conflict" in calm[0] and "tuned learning rate" in calm[-1]
     clash = words.advice(made([-0.5, -0.4, 0.1], kept=0.1))
     assert "click and like conflict" in clash[0] and "Try: PUB" in clash[-1]
+    assert "the angle is the optimizer's scaling of entries." in " ".join(clash)
+    assert "more than the optimizer's scaling" in " ".join(words.advice(made([-0.5, -0.4, 0.1], alone=20.0)))
     assert "Try: a gradient method" in words.advice(made([-0.5, -0.4, 0.1], kept=0.9))[-1]
     assert "now and then" in words.advice(made([0.2, -0.1, 0.3]))[0]
     assert any(

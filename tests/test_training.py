@@ -207,6 +207,8 @@ def test_a_folder_that_another_process_is_making_is_left_alone(log, tmp_path):
         with pytest.raises(ValueError, match="is being made by process"):
             quick(log, tmp_path / "run", overwrite=True)
         assert (tmp_path / "run" / ".begun").read_text() == owner
+    (tmp_path / "run" / ".begun").write_text("")  # killed while it wrote its name
+    quick(log, tmp_path / "run")
 
 
 def test_a_log_in_memory_is_kept_with_the_run(tmp_path):

@@ -196,8 +196,7 @@ class Balancer:
         """
         checked = check_losses(losses, counts)
         self._layout.check()
-        first = not self._weigher.tasks
-        found = self._layout.shared is None
+        first, finds_shared = not self._weigher.tasks, self._layout.shared is None
         if scaler is not None and scaler.is_enabled():
             checked.scale = scaler.scale(torch.ones((), device=self._layout.parameters[0].device))
         self._weigher.begin(checked.names)
@@ -213,7 +212,7 @@ class Balancer:
             self.zero_grad()
             if first:  # a call that failed fixes nothing
                 self._weigher.tasks = ()
-                self._layout.shared = None if found else self._layout.shared
+                self._layout.shared = None if finds_shared else self._layout.shared
             raise
         if checked.scale is not None:
             self._exposed = True
@@ -280,10 +279,9 @@ class Balancer:
                 else f"closure must return the losses on the same batch, {name} looks at them after the step; call "
                 "step(lambda: model.losses(batch))"
             )
+        # a plain loop, or a scaler's check, may have left gradients there
         shared = self._layout.shared_parameters()
-        joint.set_gradient(
-            shared, [None] * len(shared)
-        )  # a plain loop, or a scaler's check, may have left some there
+        joint.set_gradient(shared, [None] * len(shared))
         if self._exposed:
             self._cover()
         with torch.no_grad():

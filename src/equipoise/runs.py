@@ -229,7 +229,8 @@ def _recover(path: Path) -> None:
     """
     if (path / BEGUN).is_file():
         machine, _, process = (path / BEGUN).read_text(encoding="utf-8").rpartition(" ")
-        if machine != platform.node() or _is_alive(int(process)):
+        whole = process.isdecimal()  # else it was killed while it wrote this
+        if whole and (machine != platform.node() or _is_alive(int(process))):
             raise ValueError(
                 f"out {str(path)!r} is being made by process {process} on {machine}; wait for it, choose another folder, or delete it if that "
                 "process is gone"

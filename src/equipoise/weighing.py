@@ -161,9 +161,8 @@ class Weigher:
         Under `on_stationary="raise"` a stationary solve keeps nothing and moves no state: `decide` raises.
         """
         options = self.options
-        if (
-            self._before is not None and self._before[0] == self.steps
-        ):  # solved in this step already: that one did not count
+        # solved in this step already: that one did not count
+        if self._before is not None and self._before[0] == self.steps:
             self._states = self._before[1]
             self._generator.set_state(self._before[2])
         self._before = (self.steps, self._states, self._generator.get_state())
@@ -235,9 +234,8 @@ class Weigher:
                 residual, status = found.residual, found.status
             weights = found.weights if isinstance(found, Solution) else found
         whole = torch.zeros(num, dtype=torch.float64)
-        if status is not Status.STATIONARY or bool(
-            weights.any()
-        ):  # all rows are 0: nothing to give a length to
+        # where all rows are 0 there is nothing to give a length to
+        if status is not Status.STATIONARY or bool(weights.any()):
             whole[there] = rescale(weights, of_mixed, self.options.scale, len(weights))
         return whole, state, status, residual
 

@@ -11,6 +11,8 @@ OFTEN = 0.5
 FAR = 0.1
 """A method's weights matter when one is this far from uniform (in shares of 1) and more than `SURE` standard errors."""
 SURE = 3.0
+ALIKE = 0.8
+"""The angle of a balanced gradient's step is the optimizer's scaling where that of one task's own step is at least this share of it."""
 LENGTHS = 5.0
 """Tasks whose gradients differ by this factor in length: the longer decides the sum."""
 
@@ -62,8 +64,12 @@ def advice(found: Diagnosis) -> list[str]:
     lines.append(
         f"Of a balanced gradient Adam's step leaves the worst-off task {adam['kept']:.0%} of the mean gain, where all alike was meant (of the plain "
         f"sum {adam['kept_sum']:.0%}, PUB's own step {adam['kept_pub']:.0%}; Adagrad {by['adagrad']['kept']:.0%}, SGD {by['sgd']['kept']:.0%}). The "
-        f"step lies {adam['angle']:.0f} degrees from that gradient; Adam's step of one task's own gradient lies {adam['alone']:.0f} degrees from "
-        "it, so the angle is the optimizer's scaling of entries more than lost balance."
+        f"step lies {adam['angle']:.0f} degrees from that gradient, Adam's step of one task's own gradient {adam['alone']:.0f} degrees from its: "
+        + (
+            "the angle is the optimizer's scaling of entries."
+            if adam["alone"] >= ALIKE * adam["angle"]
+            else "more than the optimizer's scaling of entries explains."
+        )
     )
     lines.append(_weights(found, moved))
     lines.append(_try(conflict, most <= HARDLY, bool(moved["pub"]), bool(moved["nash"]), by["adam"]["kept"]))
