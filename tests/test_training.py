@@ -131,22 +131,52 @@ def test_an_interruption_leaves_a_usable_checkpoint(log, tmp_path, number):
     assert resume(out, quiet=True).metrics["steps"] >= state["step"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_before_the_first_step_leaves_nothing(tmp_path, number):
-    out = tmp_path / "run"  # the simulated log takes a second or more to make
-    process = subprocess.Popen(
-        [sys.executable, "-m", "equipoise", "train", "--out", str(out)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+def command(log, out, before, number):
+    """Run `equipoise train` in a process of its own, in which `before` runs first and can call `interrupt()`; return it ended."""
+    code = (
+        "import os, signal, sys\n"
+        "from equipoise import cli, training\n"
+        f"def interrupt(): os.kill(os.getpid(), {int(number)}); signal.sigpending()\n"
+        f"{before}\n"
+        f"sys.argv = ['equipoise', 'train', {str(log.path)!r}, '--model', 'shared_bottom', '--out', {str(out)!r}, '--epochs', '2']\n"
+        "cli.main()"
     )
-    for _ in range(2400):
-        if out.is_dir():
-            break
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert not out.exists()
+    (log.path.parent / "main.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "-m", "main"],
+        cwd=log.path.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("way", ["interrupt()", "exec('interrupt()')"])
+def test_an_interruption_before_the_run_has_begun_leaves_nothing(log, tmp_path, number, way):
+    """From `exec` of a string too: there CPython remembers a plain KeyboardInterrupt and ends `-m` by SIGINT."""
+    before = f"def opened(*args, **kwargs): {way}\ntraining.open_data = opened"
+    done = command(log, tmp_path / "run", before, number)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.endswith("equipoise: interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_a_finalizer_swallowed_stops_at_the_first_step(log, tmp_path, number):
+    before = (
+        "class Finalized:\n"
+        "    def __del__(self): interrupt()\n"
+        "plain = training.assemble\n"
+        "def assemble(*args): Finalized(); return plain(*args)\n"
+        "training.assemble = assemble"
+    )
+    done = command(log, tmp_path / "run", before, number)
+    assert "Exception ignored in" in done.stderr
+    assert done.returncode == 130, done.stderr
+    assert parameters(tmp_path / "run")["step"] == 1
+    assert resume(tmp_path / "run", quiet=True).metrics["steps"] > 1
 
 
 def test_one_class_is_refused_and_nothing_is_left(tmp_path):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
+
+from equipoise.interrupt import listen
 
 F = TypeVar("F", bound=Callable[..., None])
 WIDTH = 120
@@ -35,8 +35,7 @@ def reported(command: F) -> F:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        if threading.current_thread() is threading.main_thread():  # SIGTERM behaves as Ctrl-C from the start
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        listen()
         try:
             command(*args, **kwargs)
         except BrokenPipeError:
