@@ -1,11 +1,11 @@
 """Is there a setting under which no task of KuaiRand pays? Five rolling test days, chosen on the first three validation days.
 
-python benchmarks/no_task_pays.py --data FOLDER [--seeds 5] [--work runs/no-task-pays] [--jobs 1]
+python benchmarks/no_task_pays.py --data FOLDER [--model mmoe] [--seeds 5] [--work runs/no-task-pays] [--jobs 1]
 
 Test days 05-02 .. 05-06, the day before each as validation, all earlier days as training, each encoded anew. Every side is chosen on the
-validation days 05-01, 05-02 and 05-03 with tuning seeds that are not used again: the same learning rates for all, further settings for
-plain training (fixed task weights) and for balancing. Folds one and two are thereby seen, so the verdict is on folds three to five
-pooled; all five are description. Reached when for each task the lower end of the one-sided 95 % interval (users and seeds) of the setting
+validation days 05-01, 05-02 and 05-03 with tuning seeds that are not used again: the same learning rates and weight decays for all, one seed
+each and a second for the best two, among which it is chosen; further settings for plain training (fixed task weights) and for balancing. Folds
+one and two are thereby seen, so the verdict is on folds three to five pooled; all five are description. Reached when for each task the lower end of the one-sided 95 % interval (users and seeds) of the setting
 minus single task, minus plain and minus tuned fixed weights lies above -.003 (is_click, long_view) and -.015 (is_like).
 Every run is a file in the work folder, so a stopped benchmark goes on where it was.
 """
@@ -17,7 +17,7 @@ import itertools
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
@@ -30,15 +30,19 @@ from equipoise.study.origins import Pooled, make_origins, pool
 TASKS = ["is_click", "long_view", "is_like"]
 BOUND = {"is_click": -0.003, "long_view": -0.003, "is_like": -0.015}
 RATES = (3e-3, 1e-2)
+DECAYS = (1e-5, 1e-4)
+SEARCHED = tuple(itertools.product(RATES, DECAYS))
 TUNING_SEEDS = (1000, 1001)
 CHOSEN_ON, VERDICT_ON = (0, 1, 2), (2, 3, 4)
-BASE = {
-    "model": "shared_bottom",
-    "epochs": 10,
-    "batch_size": 512,
-    "patience": 2,
-    "tasks": TASKS,
-    "set": {"model.embedding_dim": 8, "model.hidden": [64, 32], "model.tower_sizes": [16]},
+BASE = {"epochs": 10, "batch_size": 512, "patience": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "shared_bottom": {"model.hidden": [64, 32], "model.tower_sizes": [16], "model.embedding_dim": 8},
+    "mmoe": {
+        "model.num_experts": 4,
+        "model.expert": [64, 32],
+        "model.tower_sizes": [16],
+        "model.embedding_dim": 8,
+    },
 }
 
 
@@ -48,15 +52,14 @@ def weights(*values: float) -> dict[str, Any]:
 
 PLAIN = {"plain": ("equal", {})}
 FIXED = {
-    f"fixed {a:g}:{b:g}:{c:g}": ("fixed", weights(a, b, c))
-    for a, b, c in ((1, 1, 0.3), (1, 1, 3), (1, 1, 10), (1, 2, 3))
+    f"fixed {a:g}:{b:g}:{c:g}": ("fixed", weights(a, b, c)) for a, b, c in ((1, 1, 3), (1, 1, 10), (1, 2, 3))
 }
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "pub": ("pub", {}),
     "pub, scale norm": ("pub", {"balancer.scale": "norm"}),
+    "pub on gradients": ("pub@gradients", {}),
     "pub, every 10": ("pub", {"balancer.every": 10, "balancer.between": "weighted"}),
     "pub, per-task moments": ("pub+adatask", {}),
-    "pub, per-task moments, scale norm": ("pub+adatask", {"balancer.scale": "norm"}),
     "equal, per-task moments": ("adatask", {}),
     "nash, gradients": ("nash", {}),
     "upgrad, updates, per-task moments": ("upgrad@updates+adatask", {}),
@@ -66,26 +69,41 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 SINGLE = {f"single {task}": ("equal", {}) for task in TASKS}
 
 
+class Chosen(NamedTuple):
+    """What a side was trained with: learning rate, weight decay, and {task: mean validation AUC over the folds it was chosen on}."""
+
+    lr: float
+    weight_decay: float
+    valid: dict[str, float]
+
+
 class Runs:
     """The folds' logs and their runs on disk."""
 
-    def __init__(self, logs: list[Log], work: Path, jobs: int) -> None:
-        self.logs, self.jobs, self.code = logs, jobs, code()
+    def __init__(self, logs: list[Log], model: str, work: Path, jobs: int) -> None:
+        self.logs, self.model, self.jobs, self.code = logs, model, jobs, code()
         self.work = work / f"{self.code}-{logs[-1].fingerprint[:8]}"  # runs of other code or data lie apart
 
     def job(
-        self, side: str, setting: tuple[str, dict[str, Any]], lr: float, seed: int, fold: int, final: bool
+        self,
+        side: str,
+        setting: tuple[str, dict[str, Any]],
+        found: tuple[float, float],
+        seed: int,
+        fold: int,
+        final: bool,
     ) -> Job:
         method, options = setting
-        tasks = [side.removeprefix("single ")] if side.startswith("single ") else TASKS
         config = {
             **BASE,
-            "tasks": tasks,
+            "model": self.model,
+            "tasks": [side.removeprefix("single ")] if side.startswith("single ") else TASKS,
             "method": method,
-            "lr": lr,
+            "lr": found[0],
+            "weight_decay": found[1],
             "seed": seed,
-            "set": {**BASE["set"], **options},
-        }  # type: ignore[dict-item]
+            "set": {**MODELS[self.model], **options},
+        }
         return Job(str(self.logs[fold].path), config, final)
 
     def perform(self, jobs: list[Job], what: str) -> dict[str, Outcome]:
@@ -93,30 +111,41 @@ class Runs:
             shown = bar.add_task(what, total=len({job.name for job in jobs}))
             return perform_all(jobs, self.work, self.jobs, lambda n: bar.advance(shown, n), self.code)
 
-    def choose(
-        self, sides: dict[str, tuple[str, dict[str, Any]]]
-    ) -> dict[str, tuple[float, dict[str, float]]]:
-        """Return {side: (its learning rate, {task: mean validation AUC over the folds it is chosen on})}."""
-        jobs = {
-            (side, lr, seed, fold): self.job(side, setting, lr, seed, fold, False)
-            for side, setting in sides.items()
-            for lr, seed, fold in itertools.product(RATES, TUNING_SEEDS, CHOSEN_ON)
+    def choose(self, sides: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Chosen]:
+        """Return {side: what is best on validation}: all of SEARCHED with one seed, the best two with a second."""
+        waiting = {side: list(SEARCHED) for side in sides}
+        values: dict[tuple[str, tuple[float, float]], list[dict[str, float]]] = {}
+        for round_, seed in enumerate(TUNING_SEEDS):
+            jobs = {
+                (side, at, fold): self.job(side, sides[side], at, seed, fold, False)
+                for side, each in waiting.items()
+                for at in each
+                for fold in CHOSEN_ON
+            }
+            found = self.perform(list(jobs.values()), f"tuning runs, seed {round_ + 1}")
+            for side, each in waiting.items():
+                for at in each:
+                    outcomes = [found[jobs[side, at, fold].name] for fold in CHOSEN_ON]
+                    if any(o.failed for o in outcomes):
+                        values.pop((side, at), None)
+                    else:
+                        values.setdefault((side, at), []).extend(
+                            {t: scores["auc"] for t, scores in o.metrics["valid"].items()} for o in outcomes
+                        )
+                ranked = sorted(
+                    (at for at in each if (side, at) in values), key=lambda at: -_mean(values[side, at])
+                )
+                waiting[side] = ranked[: 2 if round_ == 0 else 1]
+        return {
+            side: Chosen(
+                *at, {t: statistics.fmean(v[t] for v in values[side, at]) for t in values[side, at][0]}
+            )
+            for side, (at,) in waiting.items()
         }
-        found = self.perform(list(jobs.values()), "tuning runs")
-        result = {}
-        for side in sides:
-            by_rate = {}
-            for lr in RATES:
-                outcomes = [found[jobs[side, lr, s, f].name] for s in TUNING_SEEDS for f in CHOSEN_ON]
-                if any(o.failed for o in outcomes):
-                    continue
-                tasks = list(outcomes[0].metrics["valid"])
-                by_rate[lr] = {
-                    t: statistics.fmean(o.metrics["valid"][t]["auc"] for o in outcomes) for t in tasks
-                }
-            lr = max(by_rate, key=lambda rate: statistics.fmean(by_rate[rate].values()))
-            result[side] = (lr, by_rate[lr])
-        return result
+
+
+def _mean(values: list[dict[str, float]]) -> float:
+    return statistics.fmean(statistics.fmean(v.values()) for v in values)
 
 
 def main() -> None:
@@ -125,44 +154,51 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", choices=sorted(MODELS), default="mmoe")
     parser.add_argument("--work", type=Path, default=Path("runs/no-task-pays"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--front-seeds", type=int, default=2, help="of the settings that were not chosen")
+    parser.add_argument(
+        "--front-seeds", type=int, default=2, help="of the settings that were not chosen; 0 leaves them out"
+    )
     given = parser.parse_args()
     path = given.work / "log"
     if not path.is_dir():
         kuairand.prepare(given.data, path, tasks=TASKS, valid_date=20220505, test_date=20220506)
     logs = make_origins(Log.open(path), 5, given.work / "origins")
-    runs = Runs(logs, given.work, given.jobs)
+    runs = Runs(logs, given.model, given.work, given.jobs)
     every = PLAIN | FIXED | SETTINGS | SINGLE
     valid = runs.choose(every)
-    fixed = max(FIXED, key=lambda side: statistics.fmean(valid[side][1].values()))
-    alone = {task: valid[f"single {task}"][1][task] for task in TASKS}
-    best = {t: max(alone[t], valid["plain"][1][t], valid[fixed][1][t]) for t in TASKS}
+    fixed = max(FIXED, key=lambda side: _mean([valid[side].valid]))
+    alone = {task: valid[f"single {task}"].valid[task] for task in TASKS}
+    best = {t: max(alone[t], valid["plain"].valid[t], valid[fixed].valid[t]) for t in TASKS}
 
     def margin(side: str) -> float:
         """How far the task that is nearest to its bound lies above it, on validation, in units of the bound."""
-        return min((valid[side][1][t] - best[t] - BOUND[t]) / -BOUND[t] for t in TASKS)
+        return min((valid[side].valid[t] - best[t] - BOUND[t]) / -BOUND[t] for t in TASKS)
 
     setting = max(SETTINGS, key=margin)
-    print("| side | lr | " + " | ".join(f"{t}, validation" for t in TASKS) + " | margin |")
-    print("| --- | --- |" + " --- |" * (len(TASKS) + 1))
+    print("| side | lr | decay | " + " | ".join(f"{t}, validation" for t in TASKS) + " | margin |")
+    print("| --- | --- | --- |" + " --- |" * (len(TASKS) + 1))
     for side in (*PLAIN, *FIXED, *SETTINGS):
-        lr, seen = valid[side]
+        lr, decay, seen = valid[side]
         print(
-            f"| {side} | {lr:g} | "
+            f"| {side} | {lr:g} | {decay:g} | "
             + " | ".join(f"{seen[t]:.4f}" for t in TASKS)
             + f" | {margin(side):+.2f} |"
         )
-    rates = ", ".join(f"{valid[f'single {t}'][0]:g}" for t in TASKS)
-    print(f"| single task | {rates} | " + " | ".join(f"{alone[t]:.4f}" for t in TASKS) + " | |")
+    own = [
+        ", ".join(f"{getattr(valid[f'single {t}'], what):g}" for t in TASKS)
+        for what in ("lr", "weight_decay")
+    ]
+    print(f"| single task | {' | '.join(own)} | " + " | ".join(f"{alone[t]:.4f}" for t in TASKS) + " | |")
     print(f"chosen: {setting}; tuned fixed weights: {fixed}", flush=True)
 
     seeds = dict.fromkeys((*FIXED, *SETTINGS), given.front_seeds)
     seeds |= dict.fromkeys(("plain", fixed, setting, *SINGLE), given.seeds)
+    seeds = {side: num for side, num in seeds.items() if num}
     jobs = {
-        (side, seed, fold): runs.job(side, every[side], valid[side][0], seed, fold, True)
+        (side, seed, fold): runs.job(side, every[side], valid[side][:2], seed, fold, True)
         for side, num in sorted(seeds.items(), key=lambda entry: -entry[1])
         for seed in range(num)
         for fold in range(len(logs))
@@ -172,7 +208,13 @@ def main() -> None:
     def outcomes(side: str, seed: int, folds: tuple[int, ...]) -> list[Outcome]:
         return [found[jobs[side, seed, fold].name] for fold in folds]
 
-    result: dict[str, Any] = {"valid": valid, "setting": setting, "fixed": fixed, "verdict": {}, "front": {}}
+    result: dict[str, Any] = {
+        "valid": {side: found_._asdict() for side, found_ in valid.items()},
+        "setting": setting,
+        "fixed": fixed,
+        "verdict": {},
+        "front": {},
+    }
     for name, folds in (("folds 3 to 5", VERDICT_ON), ("all five folds", tuple(range(len(logs))))):
         tests = [logs[fold].only(TASKS).split("test") for fold in folds]
         test = Pooled(tests)
@@ -194,7 +236,7 @@ def main() -> None:
         print(f"\n{name}: {len(test):,} test rows, {likes} likes. AUC within a day, mean over seeds (sd)\n")
         print("| side | seeds | " + " | ".join(TASKS) + " |\n| --- | --- |" + " --- |" * len(TASKS))
         front = {}
-        for side in ("plain", *FIXED, *SETTINGS, "single task"):
+        for side in (*(s for s in (*PLAIN, *FIXED, *SETTINGS) if s in seeds), "single task"):
             cells = {}
             for task in TASKS:
                 source = pooled[f"single {task}"] if side == "single task" else pooled[side]
