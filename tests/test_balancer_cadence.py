@@ -54,6 +54,20 @@ def test_weighted_step_is_torchs_step_of_the_weighted_gradient():
         torch.testing.assert_close(parameters[name], p, rtol=1e-10, atol=1e-12)
 
 
+def test_a_task_of_a_later_micro_batch_forces_the_next_step_to_solve():
+    """Between solves one backward runs for all tasks with kept weights; one without a weight waits for the next step."""
+    parameters, _, balancer = make(every=10, between="weighted")
+    statuses = []
+    for step, micro in enumerate((("ab",), ("ab", "abc"), ("ab", "abc"), ("ab", "abc"))):
+        for names in micro:
+            found = losses(parameters, step)
+            balancer.backward({name: found[name] if name in names else None for name in "abc"})
+        before = clones(parameters)
+        balancer.step()
+        statuses.append((balancer.last.status, "c" in moved(before, parameters)))
+    assert statuses == [("solved", False), ("kept", False), ("solved", True), ("kept", True)]
+
+
 @pytest.mark.parametrize("between", ("exact", "weighted"))
 def test_a_newly_present_task_forces_a_solve(between):
     parameters, _, balancer = make(every=10, between=between)

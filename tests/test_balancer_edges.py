@@ -391,3 +391,25 @@ def test_the_graph_is_freed_unless_it_is_to_be_kept():
         else:
             with pytest.raises(RuntimeError, match="second time"):
                 balancer.backward(losses)
+
+
+@pytest.mark.parametrize(
+    "kind", (torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop)
+)
+@pytest.mark.parametrize("moments", ("shared", "per_task"))
+def test_a_shared_scalar_is_a_parameter_like_any_other(kind, moments):
+    """A temperature or gate of shape []: the same steps as of shape [1]."""
+    found = []
+    for shape in ((), (1,)):
+        scalar = torch.nn.Parameter(torch.full(shape, 1.5))
+        vector = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+        optimizer = kind([scalar, vector], lr=0.1)
+        balancer = eq.Balancer(optimizer, "pub", shared=[scalar, vector], moments=moments)
+        for _ in range(3):
+            balancer.backward(
+                {"a": (scalar * vector).sum().square(), "b": (scalar - vector).square().sum() + scalar.sum()}
+            )
+            balancer.step()
+        slots = [s for s in optimizer.state[scalar].values() if isinstance(s, torch.Tensor)]
+        found.append(torch.cat([v.detach().reshape(-1) for v in (scalar, vector, *slots)]))
+    torch.testing.assert_close(found[0], found[1])

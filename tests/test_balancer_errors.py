@@ -109,11 +109,15 @@ def test_parameters_that_change_after_the_balancer_was_made():
             lambda p: losses(p, 1) | {"b": p["trunk"].sum() * float("nan")},
             FloatingPointError,
         ),
+        ({"method": "gls"}, lambda p: losses(p, 1) | {"b": losses(p, 1)["b"] - 900.0}, ValueError),
+        ({"method": "db_mtl"}, lambda p: losses(p, 1) | {"b": losses(p, 1)["b"] - 900.0}, ValueError),
     ],
 )
 def test_an_error_of_step_leaves_no_trace(options, bad, error):
     parameters, _, balancer = make(kind=torch.optim.SGD, **options)
     twin, _, other = make(kind=torch.optim.SGD, **options)
+    if options.get("method") in ("gls", "db_mtl"):  # which wants no loss below 0
+        assert all(loss > 0 for step in (0, 2) for loss in losses(parameters, step).values())
     balancer.backward(losses(parameters, 0))
     balancer.step()
     balancer.backward(bad(parameters))
@@ -233,12 +237,19 @@ def test_nothing_in_common_is_refused():
         balancer.backward({n: parameters[n].sum() for n in "abc"})
 
 
-def test_weighted_refuses_an_unshared_parameter_that_several_tasks_reach():
-    parameters, _, balancer = make(between="weighted", every=2)
+@pytest.mark.parametrize("options", ({}, {"level": "representation"}, {"gram": "sketch"}), ids=str)
+def test_weighted_refuses_an_unshared_parameter_that_several_tasks_reach(options):
+    parameters, _, balancer = make("mgda", between="weighted", every=2, **options)
     found = losses(parameters, 0)
+    h = (parameters["trunk"] * 1.0).sum()
+    found = {name: (h * parameters[name].sum()).square() for name in "abc"}
     found["a"] = found["a"] + parameters["b"].sum()
-    with pytest.raises(ValueError, match="several tasks reach"):
-        balancer.backward(found)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="several tasks reach"):
+            balancer.backward(found, representation=h)
+        h = (parameters["trunk"] * 1.0).sum()
+        found = {name: (h * parameters[name].sum()).square() for name in "abc"}
+        found["a"] = found["a"] + parameters["b"].sum()
 
 
 def test_weighted_refuses_an_owner_it_does_not_know():

@@ -2,13 +2,13 @@
 
 import copy
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
 from optimizers import DTYPES, built, gradients, same
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import equipoise as eq
 from equipoise.updates import adam, generic, prepare, rule_for
 
 # a rule goes by the exact class: what a subclass does nobody knows
@@ -158,10 +158,41 @@ def test_probe_finds_the_kind_of_decay(kind, expected):
     optimizer, _ = built(kind, {"lr": 0.0}, torch.float32)
     rule = quiet(optimizer)
     assert rule.coupled(optimizer.param_groups[0]) is expected
-    rule.optimizer = SimpleNamespace()  # a second look would fail, were the class not kept
-    generic.COUPLED[SimpleNamespace] = expected
-    assert rule.coupled(optimizer.param_groups[0]) is expected
-    assert generic.COUPLED[kind] is expected
+    generic.COUPLED = dict.fromkeys(generic.COUPLED, not expected)  # what was found is kept
+    assert rule.coupled({**optimizer.param_groups[0], "lr": 0.3}) is not expected
+    generic.COUPLED.clear()
+
+
+class Flagged(torch.optim.Optimizer):
+    """Momentum with weight decay on either side of it, by an option of the group."""
+
+    def __init__(self, parameters, lr=0.1, weight_decay=0.0, weight_decouple=True):
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "decouple": weight_decouple})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                decay, state = group["weight_decay"], self.state[p]
+                g = p.grad if group["decouple"] else p.grad + decay * p
+                state["m"] = state.get("m", torch.zeros_like(p)) * 0.9 + 0.1 * g
+                p.mul_(1 - group["lr"] * decay * group["decouple"]).sub_(state["m"], alpha=group["lr"])
+
+
+@pytest.mark.parametrize("order", ((True, False), (False, True)))
+def test_the_kind_of_decay_is_each_groups_own(order):
+    for decoupled in order:
+        p, q = (torch.nn.Parameter(torch.tensor([1.0, 2.0, -1.0])) for _ in range(2))
+        ours, theirs = (Flagged([x], weight_decay=0.5, weight_decouple=decoupled) for x in (p, q))
+        balancer = eq.Balancer(ours, "equal", shared=[p], level="updates", scale="convex")
+        for _ in range(3):
+            with warnings.catch_warnings(action="ignore"):
+                balancer.backward({"a": p[0] * 1.0, "b": p[1] * 1.0})
+                balancer.step()
+            q.grad = torch.tensor([0.5, 0.5, 0.0])
+            theirs.step()
+        torch.testing.assert_close(p, q)
+        torch.testing.assert_close(ours.state[p]["m"], theirs.state[q]["m"])
 
 
 def test_nested_slots_are_copied():

@@ -8,7 +8,7 @@ from logs import small_log
 from torch import nn
 
 import equipoise as eq
-from equipoise.updates import rule_for
+from equipoise.updates import rows, rule_for
 
 ROWS, DIM = 12, 3
 KINDS = {
@@ -186,10 +186,19 @@ def test_moments_of_tables_may_stay_shared():
     assert balancer._layout.optimizers[0].state[model.table.weight]["step"] == 3
 
 
-def test_a_step_without_any_id_leaves_the_table():
-    model, balancer = balanced("sparse_adam")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ("pub", "graddrop"))
+def test_a_step_without_any_id_leaves_the_table(kind, method, monkeypatch):
+    model, balancer = balanced(kind, method)
     step(model, balancer, 0)
     before = model.table.weight.detach().clone()
+    plain = rows.torch.zeros_like
+
+    def small(tensor, **options):
+        assert tensor.shape != (ROWS, DIM), "all of the table was made for a step that needs none of it"
+        return plain(tensor, **options)
+
+    monkeypatch.setattr(rows.torch, "zeros_like", small)
     h = torch.tanh(model.shared(torch.ones(4, DIM)))
     losses = {name: tower(h).square().mean() for name, tower in zip("ab", model.towers, strict=True)}
     balancer.backward(losses)

@@ -25,7 +25,7 @@ from equipoise.record import Record, Tally
 from equipoise.tracks import Tracks
 from equipoise.transfer import Waiting
 from equipoise.updates.clippy import Clippy
-from equipoise.weighing import Grams, StationaryError, Weighed, Weigher, constant, nothing
+from equipoise.weighing import Grams, Weighed, Weigher, constant, nothing
 
 
 class Balancer:
@@ -129,6 +129,7 @@ class Balancer:
         self._tracks = Tracks(self._layout, self.method)
         self._weigher = Weigher(self.options)
         self._tally = Tally()
+        self._missed: set[str] = set()  # tasks that a later micro-batch had and the kept weights had not
         self._ahead = Ahead(self._layout, self.options, self._weigher, chosen)
         if compile:
             eager = [
@@ -179,7 +180,7 @@ class Balancer:
         Own gradients go to `p.grad`, shared ones stay here and their `p.grad` stays None. Several calls are averaged
         with their counts: N micro-batches give the gradient of their union. Where weights come before the backward
         (level "representation", or "losses" with between="weighted") those of the first micro-batch serve all; a task that it
-        had not gets its weight at its own first.
+        had not gets its weight at its own first, or, where weights are kept, in the next step, which then solves.
 
         Args:
             losses: {task: 0-dim tensor, or None where the batch says nothing} or a tensor [T].
@@ -208,7 +209,7 @@ class Balancer:
             else:
                 given = getattr(losses, "representation", None) if representation is None else representation
                 self._backward_weighted(checked, given, retain_graph)
-        except (ValueError, StationaryError):
+        except Exception:
             self.zero_grad()
             if first:  # a call that failed fixes nothing
                 self._weigher.tasks = ()
@@ -223,7 +224,8 @@ class Balancer:
         options, weigher = self.options, self._weigher
         if options.level == "representation" or options.gram == "sketch":
             return "weighted"
-        if options.between == "exact" or not self._layout.seen.issuperset(checked.values):
+        missed, self._missed = self._missed, set()
+        if options.between == "exact" or missed or not self._layout.seen.issuperset(checked.values):
             return "each"
         of_losses = options.level == "losses" and not options.needs_rows
         return "weighted" if of_losses or not weigher.must_solve(checked.values) else "each"
@@ -232,11 +234,15 @@ class Balancer:
         keep_calls = "cross" in self.options.needs
         num = len(self._weigher.tasks)
         collect_each(self._collected, self._layout, checked, num, keep_calls, keep_graph)
+        self._check_owners()
+        self._layout.put_own(self._collected.tasks)
+
+    def _check_owners(self) -> None:
+        """Refuse, under `between="weighted"`, a parameter whose gradient one backward cannot tell apart by task."""
         if self.options.between == "weighted":
             refuse_weighted(
                 {"a parameter outside `shared` that several tasks reach": "" in self._layout.owners.values()}
             )
-        self._layout.put_own(self._collected.tasks)
 
     def _backward_weighted(
         self, checked: CheckedLosses, representation: Tensor | None, keep_graph: bool
@@ -246,8 +252,10 @@ class Balancer:
         near = ahead.looks_near(checked)
         if near:
             tasks, self._weighed = ahead.of_near(collected, checked, representation, self._weighed, late)
+            self._check_owners()
         else:
             tasks, self._weighed = ahead.of_losses(collected, checked, self._weighed, late)
+            self._missed |= set(checked.values) - set(tasks) - collected.bad
         if self._weighed is not None and not self._weighed.skipped:
             weights = self._weighed.by_name()
             used = {name: weights[name] for name in tasks}
@@ -264,8 +272,9 @@ class Balancer:
 
         Raises:
             RuntimeError: no `backward` before it; StationaryError and FloatingPointError as `on_stationary` and
-                `on_nonfinite` say, before anything is written; this step's gradients are forgotten.
-            ValueError: a closure that the method does not use, or none where it needs one.
+                `on_nonfinite` say, before anything is written.
+            ValueError: a closure that the method does not use, or none where it needs one; losses that the method cannot take.
+            After any error on the way to the weights this step's gradients are forgotten.
         """
         if not self._flow:
             raise RuntimeError(
@@ -287,7 +296,7 @@ class Balancer:
         with torch.no_grad():
             try:
                 self.last = self._step_weighted() if self._flow == "weighted" else self._step_each()
-            except (StationaryError, FloatingPointError):
+            except Exception:
                 self.zero_grad()
                 raise
             try:

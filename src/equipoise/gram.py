@@ -91,7 +91,7 @@ def cross(first: Sequence[Sequence[Tensor]], second: Sequence[Sequence[Tensor]])
 
 def products(rows: Tensor, least: torch.dtype) -> Tensor:
     """Return [T, T] of rows [T, ...] that fit a core's cache, in the wider of their dtype and `least`."""
-    block = rows.flatten(1).to(torch.promote_types(rows.dtype, least))
+    block = rows.reshape(len(rows), -1).to(torch.promote_types(rows.dtype, least))
     return block @ block.T
 
 

@@ -36,6 +36,8 @@ def write_update(
     for piece, update in zip(view.pieces(), updates, strict=True):
         if update is None and passes is not None:
             passes.write(piece, as_tensor)
+            if "step" in state:  # the other slots are written there
+                fresh["step"] = state["step"] + 1
             continue
         assert update is not None  # None comes with compiled passes
         theta, before = view.theta[piece], view.state_at(state, piece)
@@ -96,7 +98,7 @@ def _finish(
     start = 0
     for part, each in zip(view.parts, slots, strict=True):
         parameter, rows = part.shared.parameter, part.rows
-        num = parameter.numel() if len(view.parts) > 1 else len(view.theta)
+        num = parameter.numel() if len(view.parts) > 1 or not view.theta.dim() else len(view.theta)
         mine = slice(start, start + num)
         copied = rows is not None or len(view.parts) > 1
         if copied:

@@ -26,9 +26,10 @@ Combine = Callable[[Sequence[Tensor]], Tensor] | None
 
 def parts_of(layout: Layout, found: Sequence[Gradients]) -> list[Part]:
     """Return the parts of the shared parameters for the tasks' shared gradients [T][parameters]."""
+    columns = zip(*found, strict=True)
     return [
-        Part.of(shared, column)
-        for shared, column in zip(layout.bind(), zip(*found, strict=True), strict=True)
+        Part.of(shared, column, position in layout.tables)
+        for position, shared, column in zip(layout.shared or (), layout.bind(), columns, strict=True)
     ]
 
 
@@ -43,11 +44,15 @@ def mix_gradients(
     parameters = layout.shared_parameters()
     parts: list[Part] = []
 
+    def made() -> list[Part]:
+        if not parts:
+            parts.extend(parts_of(layout, [task.shared for task in present.values()]))
+        return parts
+
     def grams(kinds: Collection[str], along: Sequence[Waiting]) -> dict[str, list[Tensor]]:
-        parts.extend(parts or parts_of(layout, [task.shared for task in present.values()]))
-        each = [list(zip(*(part.gradients for part in parts), strict=True))]
+        each = [list(zip(*(part.gradients for part in made()), strict=True))]
         if options.per == "tensor":
-            each = [[(g,) for g in part.gradients] for part in parts]
+            each = [[(g,) for g in part.gradients] for part in made()]
         return dict.fromkeys(kinds, make_grams(each, along))
 
     weighed = weigh(grams, "gradients")
@@ -57,12 +62,11 @@ def mix_gradients(
     mixed: Gradients = []
     for k, column in enumerate(columns):
         if combine is not None and len(present) > 1:
-            part = Part.of(layout.bind()[k], column)
+            part = made()[k]
             row = combine(part.gradients)
             mixed.append(row if part.rows is None else part.as_gradient(row))
         elif any(g is not None and g.is_sparse for g in column) and len(column) > 1:
-            part = parts[k] if parts else Part.of(layout.bind()[k], column)
-            mixed.append(part.weighted(weighed.of(k)))
+            mixed.append(made()[k].weighted(weighed.of(k)))
         else:
             mixed.append(sum_weighted(weighed.of(k), column))
     joint.set_gradient(parameters, joint.bounded(mixed, options.max_norm))

@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 State = Mapping[str, Any]
 Hyper = Mapping[str, Any]
 
-COUPLED: dict[type[Optimizer], bool] = {}  # what `probe` found, by class
+COUPLED: dict[tuple[type[Optimizer], str], bool] = {}  # what `probe` found, by class and options
 
 
 class Generic:
@@ -96,10 +96,12 @@ class Generic:
         return theta.add(update, alpha=-lr)
 
     def coupled(self, hyper: Hyper) -> bool:
-        """Return what the group says (`decoupled_weight_decay`), else what `probe` finds, kept by class."""
+        """Return what the group says (`decoupled_weight_decay`), else what `probe` finds, kept by class and options."""
         if "decoupled_weight_decay" in hyper:
             return not hyper["decoupled_weight_decay"]
-        kind = type(self.optimizer)
+        moving = ("params", "lr", "initial_lr", "weight_decay")  # a schedule's, which decide nothing here
+        options = sorted((name, value) for name, value in hyper.items() if name not in moving)
+        kind = (type(self.optimizer), repr(options))
         if kind not in COUPLED:
             COUPLED[kind] = probe(self.optimizer, hyper)
         return COUPLED[kind]

@@ -55,10 +55,15 @@ class Part:
     gradients: list[Tensor]
 
     @classmethod
-    def of(cls, shared: Shared, column: Sequence[Tensor | None]) -> Part:
-        """Return the part of a parameter for its tasks' gradients: dense, coalesced sparse, or None."""
+    def of(cls, shared: Shared, column: Sequence[Tensor | None], table: bool = False) -> Part:
+        """Return the part of a parameter for its tasks' gradients: dense, coalesced sparse, or None.
+
+        Args:
+            table: it had sparse gradients before, so that without any it is no row of it, and not all of it.
+        """
         parameter = shared.parameter
-        if all(g is None for g in column) and shared.rule in (sparse_adam, rowwise_adagrad):
+        table = table or shared.rule in (sparse_adam, rowwise_adagrad)
+        if table and all(g is None for g in column):
             nothing = torch.zeros(0, dtype=torch.int64, device=parameter.device)
             return cls(shared, nothing, [parameter.detach()[nothing] for _ in column])
         if not any(g is not None and g.is_sparse for g in column):
