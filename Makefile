@@ -38,7 +38,7 @@ lint: $(STAMP)  ## Format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## The real-data figures of docs/results.md (needs DATA=folder)
+bench: $(STAMP)  ## Two of the single benchmarks of docs/results.md (needs DATA=folder)
 	$(BIN)/python benchmarks/kuairand.py --data $(DATA)/kuairand_pure
 	$(BIN)/python benchmarks/census.py --data $(DATA)/census_income
 

@@ -140,34 +140,43 @@ def fit_budget(planned: list[Cell], hours: float, methods: Sequence[str] = (*COR
 
 
 def measure(cell: Cell, work: Path, jobs: int) -> str:
-    """Run a cell and return its tables: all rows with five seeds, plain and PUB with ten."""
+    """Run a cell and return its tables: all sides with five seeds; plain, PUB and the best other on validation with ten."""
     methods = tuple(m for m in cell.plan.methods if m in cell.methods)
     dropped = tuple(m for m in cell.plan.methods if m not in methods)
     plan = replace(cell.plan, methods=methods, dropped=dropped)
     # runs of other code or data are never mixed in
     folder = work / f"{cell.name}-{cell.model}-{plan.code}-{plan.data['fingerprint'][:8]}"
     folder.mkdir(parents=True, exist_ok=True)
+    first = findings(compare.carry_out(plan, folder, workers=jobs))
+    best = "" if first["best_other"] is None else first["best_other"]["method"]
     many = replace(
-        plan, methods=tuple(m for m in methods if m in MORE_SEEDS), seeds=tuple(range(MANY)), screening=False
+        plan,
+        methods=tuple(m for m in methods if m in (*MORE_SEEDS, best)),
+        seeds=tuple(range(MANY)),
+        screening=False,
     )
-    parts = [f"### {MODELS[cell.model]}"]
-    settings = ""
-    screened = f"All rows, {SEEDS} seeds. {present.SCREENING}"
-    for what, each in ((screened, plan), (f"Plain and PUB, {MANY} seeds, the primary contrast:", many)):
-        told = findings(compare.carry_out(each, folder, workers=jobs))
-        write_text(folder / f"findings-{len(each.seeds)}.json", json.dumps(told, default=str) + "\n")
-        parts += [what, side_table(told)]
-        settings = settings or chosen(told)
-    # one look at the primary contrast, with all seeds
-    parts.append("\n".join(f"- {line}" for line in present.verdict(told, False)))
-    parts.append(settings)
+    told = findings(compare.carry_out(many, folder, workers=jobs, tuned_with=plan))
+    for each in (first, told):
+        seeds = len(each["plan"]["seeds"])
+        write_text(folder / f"findings-{seeds}.json", json.dumps(each, default=str) + "\n")
+    parts = [
+        f"### {MODELS[cell.model]}",
+        f"All sides, {SEEDS} seeds. {present.SCREENING}",
+        side_table(first, primary="below"),  # one look at the primary contrast, with all seeds
+        f"Plain, PUB and the best other on validation, {MANY} seeds:",
+        side_table(told),
+        "\n".join(f"- {line}" for line in present.verdict(told, False)),
+        chosen(first),
+    ]
     left_out = f"Not run here: {', '.join(dropped)}. " if dropped else ""
     parts.append(f"{left_out}Training code {plan.code}.")
     return "\n\n".join(parts)
 
 
-def side_table(told: dict[str, Any]) -> str:
+def side_table(told: dict[str, Any], primary: str = "") -> str:
     """Return the brief table of a comparison, with each difference's interval and the decisions by task.
+
+    `primary`: what stands in place of the primary contrast's decision.
 
     Times of steps are left out: cells run beside each other and beside other work. docs/performance.md measures steps.
     """
@@ -182,7 +191,8 @@ def side_table(told: dict[str, Any]) -> str:
         mean, by_task = side["contrasts"].get("mean"), counts.get(side["method"])
         interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
         told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
-        row[at : at + 1] = [interval, row[at], told_counts]
+        decision = primary if primary and side["method"] == told["plan"]["primary"] else row[at]
+        row[at : at + 1] = [interval, decision, told_counts]
     for row in ceiling:
         row += [""] * (len(head) - len(row))
     return present.table(head, rows)

@@ -1,4 +1,4 @@
-"""Why PUB wins and ties what it does: step size, scale rule, moments, level and optimizer, taken apart on one log.
+"""What of PUB's effect is step size, scale rule, moments, level or optimizer, taken apart on one log.
 
 python benchmarks/why.py [--log LOG | --relation independent] [--sides plain ...] [--work runs/why] [--seeds 5] [--jobs 2]
 

@@ -19,21 +19,32 @@ import equipoise as eq
 ACCUMULATE = 2
 
 
-def main() -> None:
-    """Train for 100 steps of two micro-batches, save, load, and go on to the same parameters."""
-    torch.manual_seed(0)
+def make() -> tuple[TwoTowers, torch.optim.Optimizer, eq.Balancer]:
+    """Return a model, its optimizer and the balancer around it."""
     model = TwoTowers()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
     # clip_grad_norm_ before step would see the towers only: the bound is the balancer's
-    balancer = eq.Balancer(optimizer, "pub", max_task_norm=1.0)  # <-
-    for step, (ids, clicked, liked) in enumerate(batches(200)):
-        with torch.autocast("cpu", torch.bfloat16):
-            click, like = model(ids)
-        losses = {
-            "click": F.binary_cross_entropy_with_logits(click.float(), clicked),
-            "like": F.binary_cross_entropy_with_logits(like.float(), liked),
-        }
+    return model, optimizer, eq.Balancer(optimizer, "pub", max_task_norm=1.0)  # <-
+
+
+def losses_of(model: TwoTowers, batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """Return {task: loss} of a batch."""
+    ids, clicked, liked = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        click, like = model(ids)
+    return {
+        "click": F.binary_cross_entropy_with_logits(click.float(), clicked),
+        "like": F.binary_cross_entropy_with_logits(like.float(), liked),
+    }
+
+
+def main() -> None:
+    """Train for 100 steps of two micro-batches, save, load into new objects, and go on for a step: the same parameters."""
+    torch.manual_seed(0)
+    model, optimizer, balancer = make()
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    for step, batch in enumerate(batches(200)):
+        losses = losses_of(model, batch)
         balancer.backward(losses)  # <- was (sum(losses.values()) / ACCUMULATE).backward()
         if (step + 1) % ACCUMULATE == 0:
             balancer.step()  # <- was clip_grad_norm_(...); optimizer.step(); optimizer.zero_grad()
@@ -49,11 +60,16 @@ def main() -> None:
             path,
         )
         state = torch.load(path, weights_only=True)
-    again = TwoTowers()
+    again, other, following = make()
     again.load_state_dict(state["model"])
+    other.load_state_dict(state["optimizer"])
+    following.load_state_dict(state["balancer"])  # <-
+    for each, its in ((model, balancer), (again, following)):
+        its.backward(losses_of(each, batch))
+        its.step()
     same = all(torch.equal(p, q) for p, q in zip(again.parameters(), model.parameters(), strict=True))
     print(
-        f"step {balancer.last.step}, click {float(losses['click'].detach()):.3f}, checkpoint holds the model: {same}"
+        f"step {following.last.step}, click {float(losses['click'].detach()):.3f}, goes on from the checkpoint to the same parameters: {same}"
     )  # type: ignore[union-attr]
 
 

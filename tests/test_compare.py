@@ -310,6 +310,18 @@ def test_what_is_finished_is_read_and_not_run_again(finished, monkeypatch):
     assert again.tuned == done.tuned and again.runs == done.runs and again.tried == done.tried
 
 
+def test_some_sides_go_on_as_they_were_tuned_beside_the_others(finished, monkeypatch):
+    """More seeds of a few sides: they keep the rates that the grid, grown for any side, gave them, and no run is made again."""
+    plan, out, done, _ = finished
+    few = dataclasses.replace(plan, methods=("equal", "pub"))
+    monkeypatch.setattr(cells, "perform", lambda *args, **kwargs: pytest.fail("a run was made again"))
+    again = compare.carry_out(few, out, workers=0, quiet=True, tuned_with=plan)
+    assert [unit.method for unit in again.tuned] == ["equal", "pub"]
+    for unit, tuned in again.tuned.items():
+        assert tuned == done.tuned[unit]
+        assert again.runs[unit] == done.runs[unit] and again.tried[unit] == done.tried[unit]
+
+
 def test_a_log_by_another_name_is_the_same(finished, monkeypatch):
     plan, out, done, _ = finished
     monkeypatch.chdir(Path(plan.data["path"]).parent)

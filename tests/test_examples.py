@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
     ("name", "match"),
     [
         ("own_model.py", r"click ([\d.]+) -> ([\d.]+)"),
-        ("plain_loop.py", "checkpoint holds the model: True"),
+        ("plain_loop.py", "from the checkpoint to the same parameters: True"),
         ("lightning_module.py", r"click ([\d.]+) -> ([\d.]+)"),
     ],
 )

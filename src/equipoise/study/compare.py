@@ -241,11 +241,15 @@ def claim(plan: Plan, out: Path, overwrite: bool = False) -> None:
     write_text(file, json.dumps(asdict(plan), indent=1) + "\n")
 
 
-def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -> Comparison:
+def carry_out(
+    plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False, tuned_with: Plan | None = None
+) -> Comparison:
     """Tune every unit, run the final seeds, and return all of it; what an earlier call finished is read.
 
     Args:
         workers: runs at once, each in a process of its own; 0: in this one, one after the other.
+        tuned_with: the same plan with more methods, beside which these were tuned: the grid of learning rates grows by what
+            any of them asks for.
     """
     log = Log.open(plan.data["path"])
     if log.fingerprint != plan.data["fingerprint"]:
@@ -254,7 +258,7 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
         )
     logs = [log] if plan.origins == 1 else make_origins(log, plan.origins, out / "origins")
     logs = [each.only(list(plan.tasks)) for each in logs]
-    setup, units = plan.setup(logs[0]), plan.units()
+    setup, units = plan.setup(logs[0]), (tuned_with or plan).units()
     setups = [replace(setup, log=str(each.path.resolve())) for each in logs]
     seen: dict[str, Outcome] = {}
     bar = Progress(
@@ -267,7 +271,7 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
     )
     with bar:
         tuning_bar = bar.add_task("tuning runs", total=len(units) * setup.num_runs)
-        final_bar = bar.add_task("final runs", total=len(units) * len(plan.seeds) * len(logs))
+        final_bar = bar.add_task("final runs", total=len(plan.units()) * len(plan.seeds) * len(logs))
 
         def tune_step(jobs: list[Job]) -> dict[str, Outcome]:
             at = bar.tasks[tuning_bar]
@@ -278,6 +282,7 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
 
         tuned = tune_all(units, setup, tune_step)
         write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
+        tuned = {unit: tuned[unit] for unit in plan.units()}
         finals = {
             unit: [[s.job(unit, t.lr, seed, t.chosen, final=True) for s in setups] for seed in plan.seeds]
             for unit, t in tuned.items()
