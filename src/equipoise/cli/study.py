@@ -169,7 +169,7 @@ def tune(
     from dataclasses import asdict
 
     from equipoise.study import tune_page
-    from equipoise.study.tune import command
+    from equipoise.study.report import SIMULATED
     from equipoise.study.tune import tune as search
 
     base = {
@@ -199,10 +199,12 @@ def tune(
     if json:
         print_json({**asdict(found), "report": str(report)})
         return
+    if found.simulated:
+        typer.echo(SIMULATED)
     title = "best on validation" if objective == "mean" else "Pareto front on validation"
     print_table(title, *tune_page.table(found))
-    for trial in tune_page.chosen(found):
-        typer.echo(command(trial, data))
+    for line in tune_page.commands(found, data):
+        typer.echo(line)
     typer.echo(f"report: {report}")
 
 
