@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.cli.common import AsJson, Overwrite, fail, parse_set, print_json, print_table, reported
+from equipoise.cli.common import AsJson, fail, parse_set, print_json, print_table, reported
+
+Afresh = Annotated[
+    bool, typer.Option("--overwrite", help="Start again: what --out holds is deleted, of the same plan too.")
+]
 
 
 def _names(parts: list[str] | None) -> list[str]:
@@ -55,7 +59,7 @@ def compare(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
     out: Annotated[str, typer.Option(help="Folder of runs and tables; the same again goes on.")] = "compare",
-    overwrite: Overwrite = False,
+    overwrite: Afresh = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan and forecast, train nothing.")
     ] = False,
@@ -103,8 +107,13 @@ def compare(
         origins=origins,
         **chosen,
     )
+    folder = Path(out)
+    there = study.planned(plan, folder) if budget is not None and not overwrite else None
     expected = study.expect(plan)
-    if budget is not None:
+    if there is not None:
+        typer.echo(f"{out} holds this comparison: its methods are taken, whatever the budget", err=True)
+        plan = there
+    elif budget is not None:
         plan = study.trim(plan, expected, budget)
     _announce(plan, expected)
     if dry_run:
@@ -118,7 +127,6 @@ def compare(
                 }
             )
         return
-    folder = Path(out)
     study.claim(plan, folder, overwrite)
     found = findings(study.carry_out(plan, folder, workers=jobs))
     report = compare_page.write(found, folder)
@@ -162,7 +170,7 @@ def tune(
     device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the search and of every run.")] = 0,
     out: Annotated[str, typer.Option(help="Folder of trials; the same again goes on.")] = "tune",
-    overwrite: Overwrite = False,
+    overwrite: Afresh = False,
     json: AsJson = False,
 ) -> None:
     """Search model, method, learning rate and constants on validation with optuna; the test split is not read."""

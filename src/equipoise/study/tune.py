@@ -14,6 +14,7 @@ from equipoise.config import write_text
 from equipoise.data.store import Log
 from equipoise.presets import parse_method, sort_options
 from equipoise.study.cells import Job, code, perform_all
+from equipoise.study.claim import begin, held, set_aside
 from equipoise.study.spaces import SPACES
 from equipoise.study.tuning import Setup, Unit
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("mean", "tasks")
 LR_RANGE = (1e-4, 3e-2)
+SEARCH = "search.json"
 WEIGHT_DECAYS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
@@ -68,7 +70,7 @@ def tune(
     """Search model, method, learning rate, weight decay and the method's constants, one training run a trial.
 
     The first trials are plain training of each model at 1e-3, so that the search cannot end below it by bad luck. The test split is not read.
-    A folder that holds a search goes on up to `trials`.
+    A folder that holds a search goes on up to `trials`; with `overwrite` it starts again.
 
     Args:
         data: a prepared log. out: folder of trials. models_, methods: names, as `equipoise train` takes them; `single` is not one.
@@ -105,7 +107,7 @@ def tune(
         "base": setup.base,
         "options": setup.options,
     }
-    _claim(folder, json.loads(json.dumps(plan)), overwrite)
+    _claim(folder, json.loads(json.dumps(plan)), log.path, overwrite)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = optuna.create_study(
         study_name="tune",
@@ -240,25 +242,17 @@ def _told(trial: optuna.trial.FrozenTrial) -> Trial:
     return Trial(**trial.user_attrs["told"])
 
 
-def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Write the search's plan, or check that the one there is the same."""
-    import shutil
-
-    file = folder / "search.json"
-    if folder.exists() and not file.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+def _claim(folder: Path, plan: dict[str, Any], data: Path, overwrite: bool) -> None:
+    """Write the search's plan, or check that the one there is the same; `overwrite` starts again, of the same plan too."""
+    there = held(folder, SEARCH, plan, "search")
+    if there is not None and overwrite:
+        set_aside(folder, data)
+    elif there is not None and (differing := [key for key in plan if plan[key] != there.get(key)]):
         raise ValueError(
-            f"out {str(folder)!r} exists and is no search, so it is not touched; choose another folder"
+            f"out {str(folder)!r} holds a search with another {' and '.join(differing)}; choose another --out, or --overwrite to "
+            "start again"
         )
-    if file.is_file() and (there := json.loads(file.read_text(encoding="utf-8"))) != plan:
-        differing = [key for key in plan if plan[key] != there.get(key)]
-        if not overwrite:
-            raise ValueError(
-                f"out {str(folder)!r} holds a search with another {' and '.join(differing)}; choose another --out, or --overwrite to "
-                "start again"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(plan, indent=1) + "\n")
+    begin(folder, SEARCH, plan)
 
 
 def _optuna() -> Any:
