@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from equipoise import models
-from equipoise.config import TrainConfig, write_text
+from equipoise.config import TrainConfig, finite, write_text
 from equipoise.data.store import Log, Split
 from equipoise.names import nearest
 from equipoise.presets import parse_method, sort_options
@@ -299,7 +299,9 @@ def carry_out(plan: Plan, out: Path, *, workers: int = 1, quiet: bool = False) -
             return found
 
         tuned = tune_all(units, setup, tune_step)
-        write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
+        write_text(
+            out / "tuning.json", json.dumps(finite([_told(u, t) for u, t in tuned.items()]), indent=1) + "\n"
+        )
         finals = {
             unit: [[s.job(unit, t.lr, seed, t.chosen, final=True) for s in setups] for seed in plan.seeds]
             for unit, t in tuned.items()
