@@ -89,6 +89,14 @@ def print_table(
     (console if console.is_terminal else Console(width=WIDTH, stderr=err)).print(table, markup=False)
 
 
+def say_simulated(simulated: bool) -> None:
+    """Print that a log is simulated, where it is: every report on one says so."""
+    from equipoise.study.report import SIMULATED
+
+    if simulated:
+        typer.echo(SIMULATED)
+
+
 def print_scores(title: str, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:
     """Print {task: {metric: value}} as a table: a row a metric, a column a task."""
     names = list(dict.fromkeys(name for found in scores.values() for name in found))

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.cli.common import AsJson, fail, parse_set, print_json, print_table, reported
+from equipoise.cli.common import (
+    AsJson,
+    fail,
+    parse_set,
+    print_json,
+    print_table,
+    reported,
+    say_simulated,
+)
 
 Afresh = Annotated[
     bool, typer.Option("--overwrite", help="Start again: what --out holds is deleted, of the same plan too.")
@@ -177,7 +185,6 @@ def tune(
     from dataclasses import asdict
 
     from equipoise.study import tune_page
-    from equipoise.study.report import SIMULATED
     from equipoise.study.tune import tune as search
 
     base = {
@@ -207,8 +214,7 @@ def tune(
     if json:
         print_json({**asdict(found), "report": str(report)})
         return
-    if found.simulated:
-        typer.echo(SIMULATED)
+    say_simulated(found.simulated)
     title = "best on validation" if objective == "mean" else "Pareto front on validation"
     print_table(title, *tune_page.table(found))
     for line in tune_page.commands(found, data):
@@ -274,6 +280,7 @@ def diagnose(
     if json:
         print_json({**diagnose_page.content(found), "report": str(report)})
         return
+    say_simulated(found.simulated)
     for title, head, rows in diagnose_page.tables(found):
         print_table(title, head, rows)
     for line in advice(found):
