@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from equipoise.cli import app
 from equipoise.config import finite
 from equipoise.data import simulate
-from equipoise.study import cells, compare
+from equipoise.study import cells, compare, present
 
 CONFIG = {"model": "shared_bottom", "method": "equal", "lr": 1e-3, "seed": 0, "epochs": 1, "batch_size": 400}
 CONFIG["set"] = {"hidden": [8], "tower_sizes": [], "embedding_dim": 2}
@@ -98,3 +98,8 @@ def test_the_command_says_in_one_line_why_it_cannot_go_on(log, tmp_path, monkeyp
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
     assert done.stderr.splitlines()[-1].startswith("equipoise: error: training code changed")
+
+
+def test_memory_is_the_host_s_and_its_note_says_so():
+    """`--device cuda` gives the same column, of which the model is no part."""
+    assert "memory: peak of a run's process on the host; what a GPU holds is not in it" in present.NOTES

@@ -65,7 +65,7 @@ class Outcome:
     Attributes:
         value: the monitor on validation, signed so that higher is better; -inf where training failed.
         metrics: {"valid": {task: {...}}, "test": {...}} (test of final runs only). seconds, steps: of training.
-        memory: peak memory of the run's process in bytes, None where it shared one.
+        memory: peak memory of the run's process in bytes, None where it shared one; on the host: what a GPU holds is not in it.
         failed: why there is no model, or None.
         scores: npz file of a final run's test predictions {task: float64 [N]}, or None.
         parts: the outcomes of which this is the mean, one a rolling origin; their test rows follow each other.
