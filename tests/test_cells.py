@@ -14,6 +14,7 @@ from equipoise.cli import app
 from equipoise.config import finite
 from equipoise.data import simulate
 from equipoise.study import cells, compare, present
+from equipoise.study.findings import findings
 
 CONFIG = {"model": "shared_bottom", "method": "equal", "lr": 1e-3, "seed": 0, "epochs": 1, "batch_size": 400}
 CONFIG["set"] = {"hidden": [8], "tower_sizes": [], "embedding_dim": 2}
@@ -52,11 +53,12 @@ def test_a_run_that_diverged_is_kept_as_json_and_read_back(log, tmp_path, monkey
     assert cells.finished(job, tmp_path) == found
 
 
-def test_what_was_tuned_is_json_where_a_rate_diverged(log, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def compared(log, tmp_path_factory):
+    """A folder and its comparison, of which one learning rate of three diverged."""
     from equipoise import training
 
-    whole = training.fit
-    monkeypatch.setattr(training, "fit", lambda c, *rest: diverge() if c.lr > 0.002 else whole(c, *rest))
+    out, whole = tmp_path_factory.mktemp("cells") / "out", training.fit
     plan = compare.make_plan(
         log,
         models_=["shared_bottom"],
@@ -68,9 +70,30 @@ def test_what_was_tuned_is_json_where_a_rate_diverged(log, tmp_path, monkeypatch
         num_candidates=0,
         num_tuning_seeds=1,
     )
-    compare.carry_out(plan, tmp_path, workers=0, quiet=True)
-    tuned = strict((tmp_path / "tuning.json").read_text())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "fit", lambda c, *rest: diverge() if c.lr > 0.002 else whole(c, *rest))
+        compare.claim(plan, out)
+        return out, compare.carry_out(plan, out, workers=0, quiet=True)
+
+
+def test_what_was_tuned_is_json_where_a_rate_diverged(compared):
+    tuned = strict((compared[0] / "tuning.json").read_text())
     assert all(each["tried"]["0.003"] is None and each["tried"]["0.001"] > 0 for each in tuned)
+
+
+def test_findings_tell_how_far_they_are(compared):
+    told = []
+    findings(compared[1], 20, lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]  # two sides and the best other method
+
+
+def test_the_command_shows_how_far_the_findings_are(log, compared, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "carry_out", lambda *args, **kwargs: compared[1])
+    arguments = ["compare", str(log.path), "--models", "shared_bottom", "--methods", "equal", "--seeds", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert "sides contrasted" in done.stderr and "100%" in done.stderr
+    assert json.loads(done.stdout)["primary"] is not None
 
 
 def test_json_has_no_nan():

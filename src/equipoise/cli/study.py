@@ -74,6 +74,9 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare tuned methods on any prepared log: differences, intervals, decisions; see docs/protocol.md."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from equipoise.study import compare as study
     from equipoise.study import compare_page, present
     from equipoise.study.findings import findings
@@ -136,7 +139,12 @@ def compare(
             )
         return
     study.claim(plan, folder, overwrite)
-    found = findings(study.carry_out(plan, folder, workers=jobs))
+    compared = study.carry_out(plan, folder, workers=jobs)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("sides contrasted", total=None)
+        found = findings(
+            compared, tell=lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
+        )
     report = compare_page.write(found, folder)
     if json:
         print_json({**found, "report": str(report)})
