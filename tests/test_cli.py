@@ -19,6 +19,8 @@ from typer.testing import CliRunner, Result
 from equipoise.cli import app
 from equipoise.cli.common import parse_set, print_json
 from equipoise.data import DATASETS, tenrec
+from equipoise.presets import recommended
+from equipoise.study.report import SIMULATED
 
 SMALL = [f"--set={pair}" for pair in ("num_experts=2", "expert=[8]", "embedding_dim=4", "tower_sizes=[]")]
 
@@ -81,6 +83,31 @@ def test_train_prints_metrics_and_writes_the_run(trained: Path) -> None:
     assert "soft_auc" in text and "ceiling" in text
     for name in ("run.json", "history.jsonl", "metrics.json", "checkpoint", "report.html"):
         assert (trained / name).exists()
+
+
+def test_what_comes_from_a_simulated_log_says_so(
+    log: Path, trained: Path, table: Path, tmp_path: Path
+) -> None:
+    def commands(data: Path, *more: str) -> list[list[str | Path]]:
+        out = tmp_path / data.stem
+        return [
+            ["train", data, "--out", out, "--epochs", "1", *SMALL, *more],
+            ["evaluate", out],
+            ["resume", out],
+        ]
+
+    for command in commands(log):
+        assert run(*command).stdout.startswith(SIMULATED), command
+    assert last_json(run("evaluate", trained, "--json"))["simulated"] is True
+    for command in commands(table, "--label", "click", "--time", "ts"):
+        done = run(*command)
+        assert done.exit_code == 0 and "simulated" not in done.stdout, command
+    assert last_json(run("resume", tmp_path / "table", "--json"))["simulated"] is False
+    out = tmp_path / "diagnosis"
+    few = ["--epochs", "1", "--probes", "2", "--max-rows", "600", "--set", "hidden=[8]"]
+    done = run("diagnose", log, "--model", "shared_bottom", *few, "--out", out)
+    assert done.stdout.startswith(SIMULATED), done.output
+    assert SIMULATED in (out / "report.html").read_text()
 
 
 def test_progress_goes_to_stderr_and_one_object_to_stdout(log: Path, tmp_path: Path) -> None:
@@ -322,3 +349,9 @@ def test_values_of_set_and_json(capsys: pytest.CaptureFixture[str]) -> None:
         parse_set(["a=[1"])
     print_json({"nan": float("nan"), "deep": [float("inf"), 1.5]})
     assert json.loads(capsys.readouterr().out) == {"nan": None, "deep": [None, 1.5]}
+
+
+def test_the_default_method_claims_no_more_than_the_results() -> None:
+    assert recommended() == "pub"
+    words = recommended.__doc__ or ""
+    assert "The evidence is undecided" in words and "docs/results.md" in words

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import builtins
+import doctest
 import json
 import shlex
 
+import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from equipoise.cli import app
 from equipoise.config import TrainConfig
-from equipoise.data import simulate
+from equipoise.data import from_frame, simulate
 from equipoise.presets import sort_options
-from equipoise.study import tune_page
+from equipoise.study import command, report, tune_page
+from equipoise.study.command import train_command
 from equipoise.study.scatter import Dot, scatter
-from equipoise.study.tune import Trial, command, front, tune
+from equipoise.study.tune import Trial, front, mean, tune
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 SMALL = {
     "set_": {"hidden": [8], "tower_sizes": [], "embedding_dim": 2},
     "base": {"epochs": 1, "batch_size": 600},
@@ -80,6 +84,25 @@ def test_a_trial_that_was_killed_is_tried_again(log, tmp_path, monkeypatch, at):
     assert found.trials[0].config["method"] == "equal"
 
 
+def test_a_trial_that_was_killed_before_it_was_told_counts_once(log, tmp_path, monkeypatch):
+    whole = search(log, tmp_path / "whole", trials=4)
+    tell, calls = optuna.study.Study.tell, []
+
+    def killed(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return tell(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.study.Study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            search(log, tmp_path / "out", trials=4)
+    found = search(log, tmp_path / "out", trials=4)
+    assert [t.number for t in found.trials] == [0, 1, 2, 3]
+    assert [t.config for t in found.trials] == [t.config for t in whole.trials]
+
+
 def test_no_trial_reads_the_test_split(log, tmp_path):
     search(log, tmp_path / "out", trials=2)
     for file in (tmp_path / "out" / "runs").glob("*.json"):
@@ -113,17 +136,90 @@ def test_a_front_is_what_nothing_beats():
     same = [trial(0, 0.5, 0.5), trial(1, 0.5, 0.5)]
     assert front(same, "tasks") == (0, 1)
 
+    assert mean(trial(0, 0.6, None)) == 0.6 and mean(trials[4]) is mean(trial(0, None, None)) is None
+    assert front(trials, "mean") == (3,)  # a task without an AUC is left out of every trial's mean
+    assert front(trials[4:], "mean") == ()
+
+
+@pytest.fixture(scope="module")
+def one_class(tmp_path_factory):
+    """A log whose validation rows have no positive of one task."""
+    rng, n = np.random.default_rng(0), 3000
+    x = rng.normal(size=n)
+    rare = (rng.random(n) < 0.02).astype(int)
+    rare[2000:2600] = 0
+    frame = pl.DataFrame({"x": x, "a": (x + rng.normal(size=n) > 0).astype(int), "rare": rare})
+    splits = pl.Series("split", ["train"] * 2000 + ["valid"] * 600 + ["test"] * 400)
+    out = tmp_path_factory.mktemp("tune") / "log"
+    return from_frame(frame.with_columns(splits), labels=["a", "rare"], split="split", out=out)
+
+
+def test_a_task_without_a_class_in_validation_is_left_out_of_the_mean(one_class, tmp_path):
+    found = search(one_class, tmp_path / "out", trials=2)
+    best = max(found.trials, key=lambda t: t.scores["a"])
+    assert found.front == (best.number,) and best.scores["rare"] is None
+    assert tune_page.table(found)[1][0][3] == "-" and "best so far" in tune_page.page(found, "log")
+    assert not found.simulated and "simulated" not in tune_page.page(found, "log")
+    with pytest.raises(ValueError, match=r"different labels in valid, got .* 'rare'; leave them out"):
+        search(one_class, tmp_path / "tasks", objective="tasks")
+    with pytest.raises(ValueError, match="take other --tasks"):
+        search(one_class, tmp_path / "mean", tasks=["rare"])
+    assert not (tmp_path / "tasks").exists() and not (tmp_path / "mean").exists()
+
 
 def test_the_command_trains_the_setting_that_was_found(log, tmp_path):
     weights = {"click": 0.5, "like": 1.0, "purchase": 1.5}
     config = {"model": "shared_bottom", "method": "fixed", "lr": 1e-3, "weight_decay": 1e-5}
     config["set"] = {"method.weights": weights, "hidden": [8], "tower_sizes": []}
-    parts = shlex.split(command(Trial(0, config, {}, 1.0, None), str(log.path)))[1:]
+    parts = shlex.split(train_command(config, str(log.path)))[1:]
     more = ["--epochs", "1", "--max-rows", "300", "--out", str(tmp_path / "run"), "--json"]
     done = CliRunner().invoke(app, [*parts, *more])
     assert done.exit_code == 0, done.output
     saved = json.loads((tmp_path / "run" / "run.json").read_text())
     assert saved["set"] == config["set"] and saved["weight_decay"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {
+            "optimizer": "adagrad",
+            "epochs": 2,
+            "batch_size": 400,
+            "max_rows": 1000,
+            "device": "meta",
+            "seed": 7,
+        },
+        {"monitor": "click:auc", "patience": 9, "time_limit": 2.5, "lr": 1.23e-05, "weight_decay": 1e-6},
+        {
+            "set": {
+                "a": 1e-5,
+                "b": {"click": 1e-05, "like": 2},
+                "c": "two words",
+                "d": [1e-5, True],
+                "e": None,
+            }
+        },
+    ],
+)
+def test_the_command_read_again_is_the_trial_s_config(tmp_path, monkeypatch, more):
+    seen = []
+
+    def train(data, model, method, *, out, overwrite, **options):
+        seen.append(TrainConfig.read({"data": data, "model": model, "method": method, **options}))
+        raise ValueError("stop here")
+
+    monkeypatch.setattr("equipoise.training.train", train)
+    config = {"model": "ple", "method": "pub+clippy", "tasks": ["like", "click"], "lr": 1e-3, "seed": 0}
+    config |= {"set": {"hidden": [8]}, "weight_decay": 0.0, **more}
+    data = str(tmp_path / "my log")
+    CliRunner().invoke(app, shlex.split(train_command(config, data))[1:])
+    assert seen == [TrainConfig.read({**config, "data": data})]
+
+
+def test_the_example_of_the_command_holds():
+    assert doctest.testmod(command) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +277,11 @@ def test_the_command_prints_the_best_and_its_command(log, tmp_path):
     arguments += ["--max-rows", "300", "--set", "hidden=[4]", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    assert "equipoise train" in done.stdout and (tmp_path / "out" / "report.html").is_file()
+    assert "equipoise train" in done.stdout and "--epochs 1 --max-rows 300" in done.stdout
+    assert done.stdout.startswith(report.SIMULATED)
+    assert report.SIMULATED in (tmp_path / "out" / "report.html").read_text()
+    told = CliRunner().invoke(app, [*arguments, "--json"])
+    assert json.loads(told.stdout.splitlines()[-1])["simulated"] is True
 
 
 def test_a_scatter_joins_its_front():

@@ -1,6 +1,6 @@
 """The command line. Progress goes to stderr, results (with `--json` one JSON object) to stdout; torch loads on use.
 
-Exit status: 0, 2 for a mistake in the input (one line on stderr), 130 after Ctrl-C or SIGTERM.
+Exit status: 0, 2 for a mistake in the input or a study that cannot go on (one line on stderr), 130 after Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -31,7 +30,7 @@ Group = Annotated[
 
 
 def reported(command: F) -> F:
-    """Wrap a command: ValueError and OSError become one line and exit status 2, an interruption exit status 130."""
+    """Wrap a command: a mistake in the input, or a study that cannot go on, becomes one line and exit status 2, an interruption exit status 130."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -46,9 +45,10 @@ def reported(command: F) -> F:
             typer.echo("equipoise: interrupted", err=True)
             raise typer.Exit(130) from None
         except RuntimeError as error:
+            from equipoise.study.cells import Halted
             from equipoise.weighing import StationaryError
 
-            if not isinstance(error, StationaryError):
+            if not isinstance(error, StationaryError | Halted):
                 raise
             fail(str(error))
 
@@ -63,17 +63,9 @@ def fail(message: str) -> None:
 
 def print_json(content: Any) -> None:
     """Print one JSON object on one line of stdout; NaN and Inf become null."""
-    typer.echo(json.dumps(_finite(content)))
+    from equipoise.config import finite
 
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return value
+    typer.echo(json.dumps(finite(content)))
 
 
 def print_table(
@@ -95,6 +87,14 @@ def print_table(
         table.add_row(*row)
     console = Console(stderr=err)
     (console if console.is_terminal else Console(width=WIDTH, stderr=err)).print(table, markup=False)
+
+
+def say_simulated(simulated: bool) -> None:
+    """Print that a log is simulated, where it is: every report on one says so."""
+    from equipoise.study.report import SIMULATED
+
+    if simulated:
+        typer.echo(SIMULATED)
 
 
 def print_scores(title: str, scores: Mapping[str, Mapping[str, float | int | None]]) -> None:

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.cli.common import AsJson, Overwrite, fail, parse_set, print_json, print_table, reported
+from equipoise.cli.common import (
+    AsJson,
+    fail,
+    parse_set,
+    print_json,
+    print_table,
+    reported,
+    say_simulated,
+)
+
+Afresh = Annotated[
+    bool, typer.Option("--overwrite", help="Start again: what --out holds is deleted, of the same plan too.")
+]
 
 
 def _names(parts: list[str] | None) -> list[str]:
@@ -55,13 +67,16 @@ def compare(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once, each in a process of its own.")] = 1,
     out: Annotated[str, typer.Option(help="Folder of runs and tables; the same again goes on.")] = "compare",
-    overwrite: Overwrite = False,
+    overwrite: Afresh = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print plan and forecast, train nothing.")
     ] = False,
     json: AsJson = False,
 ) -> None:
     """Compare tuned methods on any prepared log: differences, intervals, decisions; see docs/protocol.md."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     from equipoise.study import compare as study
     from equipoise.study import compare_page, present
     from equipoise.study.findings import findings
@@ -103,8 +118,13 @@ def compare(
         origins=origins,
         **chosen,
     )
+    folder = Path(out)
+    there = study.planned(plan, folder) if budget is not None and not overwrite else None
     expected = study.expect(plan)
-    if budget is not None:
+    if there is not None:
+        typer.echo(f"{out} holds this comparison: its methods are taken, whatever the budget", err=True)
+        plan = there
+    elif budget is not None:
         plan = study.trim(plan, expected, budget)
     _announce(plan, expected)
     if dry_run:
@@ -118,9 +138,13 @@ def compare(
                 }
             )
         return
-    folder = Path(out)
     study.claim(plan, folder, overwrite)
-    found = findings(study.carry_out(plan, folder, workers=jobs))
+    compared = study.carry_out(plan, folder, workers=jobs)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("sides contrasted", total=None)
+        found = findings(
+            compared, tell=lambda done, total: bar.update(task, completed=done, total=total, refresh=True)
+        )
     report = compare_page.write(found, folder)
     if json:
         print_json({**found, "report": str(report)})
@@ -162,14 +186,13 @@ def tune(
     device: Annotated[str | None, typer.Option(help="cpu (default), cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the search and of every run.")] = 0,
     out: Annotated[str, typer.Option(help="Folder of trials; the same again goes on.")] = "tune",
-    overwrite: Overwrite = False,
+    overwrite: Afresh = False,
     json: AsJson = False,
 ) -> None:
     """Search model, method, learning rate and constants on validation with optuna; the test split is not read."""
     from dataclasses import asdict
 
     from equipoise.study import tune_page
-    from equipoise.study.tune import command
     from equipoise.study.tune import tune as search
 
     base = {
@@ -199,10 +222,11 @@ def tune(
     if json:
         print_json({**asdict(found), "report": str(report)})
         return
+    say_simulated(found.simulated)
     title = "best on validation" if objective == "mean" else "Pareto front on validation"
     print_table(title, *tune_page.table(found))
-    for trial in tune_page.chosen(found):
-        typer.echo(command(trial, data))
+    for line in tune_page.commands(found, data):
+        typer.echo(line)
     typer.echo(f"report: {report}")
 
 
@@ -264,6 +288,7 @@ def diagnose(
     if json:
         print_json({**diagnose_page.content(found), "report": str(report)})
         return
+    say_simulated(found.simulated)
     for title, head, rows in diagnose_page.tables(found):
         print_table(title, head, rows)
     for line in advice(found):

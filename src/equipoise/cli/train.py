@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +16,11 @@ from equipoise.cli.common import (
     print_json,
     print_scores,
     reported,
+    say_simulated,
 )
+
+if TYPE_CHECKING:
+    from equipoise.training import Result
 
 
 @reported
@@ -120,7 +123,7 @@ def train(
 
     options = checked.model_dump(exclude={"data", "model", "method", "provenance"})  # from_run is among them
     result = run(checked.data, checked.model, checked.method, out=out, overwrite=overwrite, **options)
-    _finish(result.path, result.metrics, json)
+    _finish(result, json)
 
 
 @reported
@@ -129,7 +132,7 @@ def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], json: As
     from equipoise.training import resume as go_on
 
     result = go_on(run)
-    _finish(result.path, result.metrics, json)
+    _finish(result, json)
 
 
 @reported
@@ -140,20 +143,27 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Print the metrics of a run's best model on a split of a log."""
+    from equipoise.config import TrainConfig
     from equipoise.training import evaluate as measure
 
     scores = measure(run, data, split)
+    simulated = bool(TrainConfig.of_run(run).provenance.get("simulated"))  # no other log fits such a run
     if json:
-        print_json({split: scores})
+        print_json({split: scores, "simulated": simulated})
     else:
+        say_simulated(simulated)
         print_scores(f"{run}, {split} split", scores)
 
 
-def _finish(path: Path | None, metrics: dict[str, Any], json: bool) -> None:
+def _finish(result: Result, json: bool) -> None:
     """Print a finished run's test metrics."""
+    path, metrics = result.path, result.metrics
     report = None if path is None else str(path / "report.html")
+    simulated = bool(result.config.provenance.get("simulated"))
     if json:
-        print_json({"run": None if path is None else str(path), "report": report, **metrics})
+        run = None if path is None else str(path)
+        print_json({"run": run, "report": report, "simulated": simulated, **metrics})
         return
+    say_simulated(simulated)
     print_scores("test split, read once", metrics["test"])
     typer.echo(f"{metrics['steps']} steps in {metrics['seconds']:.0f} s; run: {path}; report: {report}")

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.config import TrainConfig, write_text
+from equipoise.config import TrainConfig, finite, write_text
 from equipoise.data.store import Log
 from equipoise.evaluation import monitored, predict
 from equipoise.progress import Progress
@@ -26,6 +27,10 @@ Array = np.ndarray[Any, Any]
 UNTOUCHED = ("study", "cli")
 """Folders of the package that no training run passes through."""
 TRAINING_STUDY = ("cells.py", "spaces.py", "tuning.py")
+
+
+class Halted(RuntimeError):
+    """Runs cannot go on, for a reason that lies outside them; what is finished stays."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Outcome:
     Attributes:
         value: the monitor on validation, signed so that higher is better; -inf where training failed.
         metrics: {"valid": {task: {...}}, "test": {...}} (test of final runs only). seconds, steps: of training.
-        memory: peak memory of the run's process in bytes, None where it shared one.
+        memory: peak memory of the run's process in bytes, None where it shared one; on the host: what a GPU holds is not in it.
         failed: why there is no model, or None.
         scores: npz file of a final run's test predictions {task: float64 [N]}, or None.
         parts: the outcomes of which this is the mean, one a rolling origin; their test rows follow each other.
@@ -90,7 +95,10 @@ def finished(job: Job, work: Path) -> Outcome | None:
     file = work / "runs" / f"{job.name}.json"
     if not file.is_file():
         return None
-    outcome = Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["value"] is None:  # JSON has no -inf
+        content["value"] = -math.inf
+    outcome = Outcome(**content)
     if outcome.failed is not None:
         return outcome
     if outcome.scores is not None:
@@ -108,12 +116,12 @@ def perform(job: Job, work: Path, threads: int | None = None, expected: str | No
         expected: fingerprint of the training code that the run is to be made with.
 
     Raises:
-        RuntimeError: the package's source is another now, as a fresh process imports it anew.
+        Halted: the package's source is another now, as a fresh process imports it anew.
     """
     if (known := finished(job, work)) is not None:
         return known
     if expected is not None and (now := code()) != expected:
-        raise RuntimeError(
+        raise Halted(
             f"training code changed while runs were under way ({expected} at the start, {now} now); runs of different code are never "
             "mixed: put the source back and give the command again, or start again in another folder"
         )
@@ -162,7 +170,7 @@ def perform(job: Job, work: Path, threads: int | None = None, expected: str | No
             "scores": scores,
         }
     content["memory"] = None if threads is None else _peak()
-    write_text(folder / f"{job.name}.json", json.dumps(content))
+    write_text(folder / f"{job.name}.json", json.dumps(finite(content)))
     outcome = finished(job, work)
     assert outcome is not None
     return outcome
@@ -182,7 +190,7 @@ def perform_all(
         tell: called with 1 after each run. expected: see `perform`.
 
     Raises:
-        RuntimeError: the package's source changed.
+        Halted: the package's source changed; a run's process was killed from outside.
         KeyboardInterrupt: what is finished stays; the next call goes on from there.
     """
     found: dict[str, Outcome] = {}
@@ -200,12 +208,20 @@ def perform_all(
             found[name] = perform(job, work, expected=expected)
             tell(1)
         return found
-    with _pool(workers) as pool:
-        threads = max(1, _cores() // workers)
-        futures = {pool.submit(perform, job, work, threads, expected): name for name, job in waiting.items()}
-        for future in as_completed(futures):
-            found[futures[future]] = future.result()
-            tell(1)
+    try:
+        with _pool(workers) as pool:
+            threads = max(1, _cores() // workers)
+            futures = {
+                pool.submit(perform, job, work, threads, expected): name for name, job in waiting.items()
+            }
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                tell(1)
+    except BrokenProcessPool:
+        raise Halted(
+            "the process of a run was killed from outside, most often because memory ran out; finished runs stay: give the command again with "
+            "fewer runs at once (--jobs 1), smaller batches (--batch-size) or fewer rows (--max-rows)"
+        ) from None
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,11 +12,12 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from equipoise import models
-from equipoise.config import TrainConfig, write_text
+from equipoise.config import TrainConfig, finite, write_text
 from equipoise.data.store import Log, Split
 from equipoise.names import nearest
 from equipoise.presets import parse_method, sort_options
 from equipoise.study.cells import Job, Outcome, code, perform_all
+from equipoise.study.claim import begin, held, set_aside
 from equipoise.study.forecast import Forecast, forecast
 from equipoise.study.origins import Pooled, boundaries, make_origins, pool
 from equipoise.study.tuning import Setup, Tuned, Unit, split_copy, tune_all
@@ -25,6 +25,7 @@ from equipoise.study.tuning import Setup, Tuned, Unit, split_copy, tune_all
 METHODS = ("single", "equal", "fixed", "uw", "famo", "pcgrad", "cagrad", "nash", "imtl_g", "pub")
 """Compared by default."""
 SEEDS, QUICK_SEEDS = 10, 5
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -212,33 +213,54 @@ def trim(plan: Plan, expected: Forecast, hours: float) -> Plan:
     return replace(plan, methods=tuple(kept), dropped=tuple(reversed(dropped)))
 
 
+def planned(plan: Plan, out: Path) -> Plan | None:
+    """Return the plan with the methods that a comparison in `out` has, if that is this plan less what a budget left out; else None.
+
+    Whoever goes on with a comparison goes on with its methods, however busy the machine is now.
+
+    Raises:
+        ValueError: `out` is something else.
+    """
+    there = held(out, PLAN, _plain(plan), "comparison")
+    if there is None or not set(_differing(plan, there)) <= {"methods", "dropped"}:
+        return None
+    methods, dropped = tuple(there.get("methods", ())), tuple(there.get("dropped", ()))
+    if sorted(methods + dropped) != sorted(plan.methods):
+        return None
+    return replace(plan, methods=methods, dropped=dropped)
+
+
 def claim(plan: Plan, out: Path, overwrite: bool = False) -> None:
     """Write plan.json into `out`, or check that the one there is the same, so that runs are never mixed.
 
+    `overwrite`: start again, of the same plan too; what the comparison there had is deleted.
+
     Raises:
-        ValueError: another plan, data or code is there and `overwrite` is not given; `out` is something else.
+        ValueError: another plan, data or code is there and `overwrite` is not given; `out` is something else, or holds the data.
     """
-    file = out / "plan.json"
-    content = json.loads(json.dumps(asdict(plan)))
-    if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
+    there = held(out, PLAN, _plain(plan), "comparison")
+    if there is not None and overwrite:
+        set_aside(out, plan.data["path"])
+    elif there is not None and (differing := _differing(plan, there)):
+        key = differing[0]
         raise ValueError(
-            f"out {str(out)!r} exists and is no comparison, so it is not touched; choose another folder"
+            f"out {str(out)!r} holds a comparison with another {' and '.join(differing)} ({key}: {_brief(there.get(key))} there, "
+            f"{_brief(_plain(plan)[key])} now); runs of different data, code or plans are never mixed: choose another --out, or "
+            "--overwrite to start again"
         )
-    if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        there["data"]["path"], content["data"]["path"] = "", ""
-        differing = [key for key in content if content[key] != there.get(key)]
-        if differing and not overwrite:
-            key = differing[0]
-            raise ValueError(
-                f"out {str(out)!r} holds a comparison with another {' and '.join(differing)} ({key}: {_brief(there.get(key))} there, "
-                f"{_brief(content[key])} now); runs of different data, code or plans are never mixed: choose another --out, or "
-                "--overwrite to start again"
-            )
-        if differing:
-            shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(asdict(plan), indent=1) + "\n")
+    begin(out, PLAN, _plain(plan))
+
+
+def _plain(plan: Plan) -> dict[str, Any]:
+    """Return the plan in JSON's types."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    return found
+
+
+def _differing(plan: Plan, there: Mapping[str, Any]) -> list[str]:
+    """Return the names of what differs from a plan on disk; the path of the data may."""
+    mine, other = ({**each, "data": {**each.get("data", {}), "path": ""}} for each in (_plain(plan), there))
+    return [key for key in mine if mine[key] != other.get(key)]
 
 
 def carry_out(
@@ -281,7 +303,9 @@ def carry_out(
             return found
 
         tuned = tune_all(units, setup, tune_step)
-        write_text(out / "tuning.json", json.dumps([_told(u, t) for u, t in tuned.items()], indent=1) + "\n")
+        write_text(
+            out / "tuning.json", json.dumps(finite([_told(u, t) for u, t in tuned.items()]), indent=1) + "\n"
+        )
         tuned = {unit: tuned[unit] for unit in plan.units()}
         finals = {
             unit: [[s.job(unit, t.lr, seed, t.chosen, final=True) for s in setups] for seed in plan.seeds]

@@ -12,7 +12,7 @@ from equipoise.config import write_text
 from equipoise.study.advice import advice
 from equipoise.study.diagnose import RULES, Diagnosis, deviations, modules, pairs, strays
 from equipoise.study.plot import Points, lines
-from equipoise.study.report import STYLE
+from equipoise.study.report import SIMULATED, STYLE
 
 Cells = list[list[str]]
 
@@ -147,7 +147,7 @@ def page(found: Diagnosis, title: str) -> str:
     ]
     said = "".join(f"<li>{html.escape(line)}</li>" for line in advice(found))
     shown = "".join(f"<h2>{html.escape(t)}</h2>{_table(head, rows)}" for t, head, rows in tables(found))
-    flag = '<p class="flag">This log is simulated.</p>' if found.simulated else ""
+    flag = f'<p class="flag">{SIMULATED}</p>' if found.simulated else ""
     facts = (
         f"{found.model}, plain Adam on the summed loss, {found.steps:,} steps of {found.batch:,} rows, {len(found.probes)} probes on two "
         "batches of their own each."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,10 +26,15 @@ FEW_GROUPS = 10
 KEPT = ("auc", "gauc", "soft_auc", "ceiling", "logloss", "calibration", "xauc", "rmse", "mae")
 
 
-def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict[str, Any]:
+def findings(
+    comparison: Comparison,
+    num_resamples: int = NUM_RESAMPLES,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
     """Return everything that a report shows, in plain types.
 
-    `num_resamples`: of test groups; see `equipoise.study.contrast.contrast`.
+    `num_resamples`: of test groups; see `equipoise.study.contrast.contrast`. `tell`: called with how many sides are contrasted and
+    how many there are, the best other method among them: with a million test rows each takes minutes.
 
     Keys: "plan"; "tasks" {task: metric, positives, groups, grey}; "sides", a row each, with metrics by task and seed, the
     contrasts against the reference and what the side cost; "primary"; "best_other"; "counts"; "tuning"; "published".
@@ -58,6 +64,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     sides = [_side(comparison, model, method) for model in plan.models for method in plan.methods]
     estimates: dict[tuple[int, str], Estimate] = {}
     for at, side in enumerate(sides):
+        tell(at, len(sides) + 1)
         if side["failed"] or side["method"] == plan.reference:
             continue
         against = next(
@@ -75,6 +82,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
                 estimates[at, name] = estimate(*found.of(members), tuning_variance=luck)
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
+    tell(len(sides), len(sides) + 1)
     versus = None
     if other is not None and of_mean and not sides[main]["failed"]:
         a, b = _scores(comparison, sides[main]), _scores(comparison, sides[other])
@@ -86,6 +94,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     primary = sides[main]["contrasts"].get("mean")
     for side in sides:
         side.pop("units")
+    tell(len(sides) + 1, len(sides) + 1)
     return {
         "plan": asdict(plan),
         "tasks": tasks,

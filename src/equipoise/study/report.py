@@ -31,6 +31,8 @@ polyline { fill: none; stroke-width: 2; } circle { fill: var(--ink); }
 .flag { border-left: 4px solid #d1602c; padding-left: .7rem; }
 """
 
+SIMULATED = "This log is simulated: its figures say what holds there, not on your data."
+
 
 def write_report(run: str | Path) -> Path:
     """Write `report.html` into a run's folder and return its path.
@@ -71,7 +73,7 @@ def page(config: dict[str, Any], metrics: dict[str, Any], history: list[dict[str
     ]
     flags = []
     if config.get("provenance", {}).get("simulated"):
-        flags.append("This log is simulated: its figures say how the method works there, not on your data.")
+        flags.append(SIMULATED)
     flags += _flags(steps)
     shown = "".join(f'<p class="flag">{html.escape(flag)}</p>' for flag in flags)
     settings = "".join(

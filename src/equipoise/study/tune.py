@@ -14,6 +14,7 @@ from equipoise.config import write_text
 from equipoise.data.store import Log
 from equipoise.presets import parse_method, sort_options
 from equipoise.study.cells import Job, code, perform_all
+from equipoise.study.claim import begin, held, set_aside
 from equipoise.study.spaces import SPACES
 from equipoise.study.tuning import Setup, Unit
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("mean", "tasks")
 LR_RANGE = (1e-4, 3e-2)
+SEARCH = "search.json"
 WEIGHT_DECAYS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 
 
@@ -38,12 +40,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished search: all trials, and the numbers of the best one ("mean") or of the Pareto front ("tasks")."""
+    """A finished search: all trials, and the numbers of the best one ("mean") or of the Pareto front ("tasks").
+
+    `simulated`: whether its log is.
+    """
 
     objective: str
     tasks: tuple[str, ...]
     trials: tuple[Trial, ...]
     front: tuple[int, ...]
+    simulated: bool
 
 
 def tune(
@@ -64,17 +70,18 @@ def tune(
     """Search model, method, learning rate, weight decay and the method's constants, one training run a trial.
 
     The first trials are plain training of each model at 1e-3, so that the search cannot end below it by bad luck. The test split is not read.
-    A folder that holds a search goes on up to `trials`.
+    A folder that holds a search goes on up to `trials`; with `overwrite` it starts again.
 
     Args:
         data: a prepared log. out: folder of trials. models_, methods: names, as `equipoise train` takes them; `single` is not one.
-        objective: "mean" of the tasks' AUC (xauc), found by TPE; "tasks": each task's own, a Pareto front by NSGA-II's non-dominated
-            sorting inside TPE.
+        objective: "mean" of the tasks' AUC (xauc), found by TPE, over those whose validation labels differ; "tasks": each task's own,
+            a Pareto front by NSGA-II's non-dominated sorting inside TPE.
         base, set_: options of every run, as in `equipoise.study.compare.make_plan`. seed: of the search and of every run.
 
     Raises:
         ImportError: optuna is missing; it comes with the extra `tune`.
-        ValueError: an unknown name or objective, fewer trials than models, `out` with another search.
+        ValueError: an unknown name or objective, fewer trials than models, `out` with another search; validation labels of one class
+            only, of a task with "tasks", of all tasks with "mean".
     """
     optuna = _optuna()
     log = data if isinstance(data, Log) else Log.open(data)
@@ -87,6 +94,7 @@ def tune(
         raise ValueError(
             f"trials must be at least one a model ({len(models_)}), got {trials}: the first ones are plain training"
         )
+    _check_defined(view, names, objective)
     folder = Path(out)
     plan = {
         "fingerprint": log.fingerprint,
@@ -99,7 +107,7 @@ def tune(
         "base": setup.base,
         "options": setup.options,
     }
-    _claim(folder, json.loads(json.dumps(plan)), overwrite)
+    _claim(folder, json.loads(json.dumps(plan)), log.path, overwrite)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     search = optuna.create_study(
         study_name="tune",
@@ -110,9 +118,11 @@ def tune(
         load_if_exists=True,
     )
     for stopped in search.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        # killed in the middle: what it was to try is tried first
-        search.enqueue_trial({**stopped.system_attrs.get("fixed_params", {}), **stopped.params})
-        search.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
+        if "told" in stopped.user_attrs:  # killed when all but the search knew how it ended
+            _tell(search, _told(stopped), objective)
+        else:  # killed in the middle: what it was to try is tried first
+            search.enqueue_trial({**stopped.system_attrs.get("fixed_params", {}), **stopped.params})
+            search.tell(stopped.number, state=optuna.trial.TrialState.FAIL)
     if not search.trials:
         for name in models_:
             search.enqueue_trial({"model": name, "method": "equal", "lr": 1e-3, "weight_decay": 0.0})
@@ -129,26 +139,27 @@ def tune(
             scores = {n: _metric(found.metrics.get("valid", {}).get(n, {})) for n in names}
             trial = Trial(asked.number, job.config, scores, found.seconds, found.failed)
             asked.set_user_attr("told", asdict(trial))
-            known = [v for v in scores.values() if v is not None]
-            if found.failed is not None or (objective == "tasks" and len(known) < len(names)) or not known:
-                search.tell(asked, state=optuna.trial.TrialState.FAIL)
-            else:
-                search.tell(asked, known if objective == "tasks" else sum(known) / len(known))
+            _tell(search, trial, objective)
             done.append(trial)
             bar.advance(task)
-    result = Tuning(objective, names, tuple(done), front(done, objective))
+    result = Tuning(objective, names, tuple(done), front(done, objective), log.schema.simulated)
     write_text(folder / "tune.json", json.dumps(asdict(result), indent=1) + "\n")
     return result
 
 
+def mean(trial: Trial) -> float | None:
+    """Return a trial's mean over the tasks whose metric is defined, None where none is or training failed."""
+    known = [v for v in trial.scores.values() if v is not None]
+    return sum(known) / len(known) if known and trial.failed is None else None
+
+
 def front(trials: Sequence[Trial], objective: str) -> tuple[int, ...]:
     """Return numbers of the trials that no other is better than on every task ("tasks"), or of the best mean."""
+    if objective == "mean":
+        means = {t.number: value for t in trials if (value := mean(t)) is not None}
+        return (max(means, key=lambda n: means[n]),) if means else ()
     whole = [t for t in trials if t.failed is None and None not in t.scores.values()]
     values = {t.number: [v for v in t.scores.values() if v is not None] for t in whole}
-    if not values:
-        return ()
-    if objective == "mean":
-        return (max(values, key=lambda n: sum(values[n])),)
 
     def beaten(mine: list[float]) -> bool:
         return any(
@@ -157,27 +168,6 @@ def front(trials: Sequence[Trial], objective: str) -> tuple[int, ...]:
         )
 
     return tuple(number for number, mine in values.items() if not beaten(mine))
-
-
-def command(trial: Trial, data: str) -> str:
-    """Return the `equipoise train` command that trains a trial's setting."""
-    c = trial.config
-    parts = [
-        "equipoise",
-        "train",
-        data,
-        "--model",
-        c["model"],
-        "--method",
-        c["method"],
-        "--lr",
-        f"{c['lr']:g}",
-    ]
-    parts += ["--weight-decay", f"{c['weight_decay']:g}"] if c["weight_decay"] else []
-    for key, value in c["set"].items():
-        text = json.dumps(value, separators=(",", ":"))
-        parts += ["--set", f"'{key}={text}'" if any(x in text for x in '[{" ') else f"{key}={text}"]
-    return " ".join(parts)
 
 
 def _setup(
@@ -222,6 +212,27 @@ def _job(asked: optuna.Trial, setup: Setup, models_: Sequence[str], methods: Seq
     return setup.job(Unit(model, method), lr, seed, {"set": chosen, "weight_decay": decay})
 
 
+def _check_defined(log: Log, tasks: Sequence[str], objective: str) -> None:
+    """Raise ValueError where the objective has no value for any model: validation labels that are all alike, or none."""
+    rates = {task: log.split("valid").rates(task) for task in tasks}
+    alike = [t for t, r in rates.items() if r.get("positive_rate") in (None, 0.0, 1.0) and not r.get("std")]
+    if len(alike) == len(tasks) or (alike and objective == "tasks"):
+        raise ValueError(
+            f"tasks must have different labels in valid, got one class only (or none) for {', '.join(map(repr, alike))}; "
+            f"{'leave them out with --tasks, take --objective mean,' if len(alike) < len(tasks) else 'take other --tasks,'} or split otherwise"
+        )
+
+
+def _tell(search: optuna.Study, trial: Trial, objective: str) -> None:
+    """Tell the search how a trial ended, a failure where the objective has no value."""
+    values = list(trial.scores.values()) if objective == "tasks" else [mean(trial)]
+    known = [v for v in values if v is not None]
+    if trial.failed is None and len(known) == len(values):
+        search.tell(trial.number, known)
+    else:
+        search.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
+
+
 def _metric(found: dict[str, Any]) -> float | None:
     value = found.get("auc", found.get("xauc"))
     return None if value is None else float(value)
@@ -231,25 +242,17 @@ def _told(trial: optuna.trial.FrozenTrial) -> Trial:
     return Trial(**trial.user_attrs["told"])
 
 
-def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Write the search's plan, or check that the one there is the same."""
-    import shutil
-
-    file = folder / "search.json"
-    if folder.exists() and not file.is_file() and (not folder.is_dir() or any(folder.iterdir())):
+def _claim(folder: Path, plan: dict[str, Any], data: Path, overwrite: bool) -> None:
+    """Write the search's plan, or check that the one there is the same; `overwrite` starts again, of the same plan too."""
+    there = held(folder, SEARCH, plan, "search")
+    if there is not None and overwrite:
+        set_aside(folder, data)
+    elif there is not None and (differing := [key for key in plan if plan[key] != there.get(key)]):
         raise ValueError(
-            f"out {str(folder)!r} exists and is no search, so it is not touched; choose another folder"
+            f"out {str(folder)!r} holds a search with another {' and '.join(differing)}; choose another --out, or --overwrite to "
+            "start again"
         )
-    if file.is_file() and (there := json.loads(file.read_text(encoding="utf-8"))) != plan:
-        differing = [key for key in plan if plan[key] != there.get(key)]
-        if not overwrite:
-            raise ValueError(
-                f"out {str(folder)!r} holds a search with another {' and '.join(differing)}; choose another --out, or --overwrite to "
-                "start again"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(plan, indent=1) + "\n")
+    begin(folder, SEARCH, plan)
 
 
 def _optuna() -> Any:

@@ -7,10 +7,11 @@ import itertools
 from pathlib import Path
 
 from equipoise.config import write_text
+from equipoise.study.command import train_command
 from equipoise.study.plot import lines
-from equipoise.study.report import STYLE
+from equipoise.study.report import SIMULATED, STYLE
 from equipoise.study.scatter import Dot, scatter
-from equipoise.study.tune import Trial, Tuning, command
+from equipoise.study.tune import Trial, Tuning, mean
 
 
 def write(found: Tuning, data: str, out: Path) -> Path:
@@ -21,17 +22,20 @@ def write(found: Tuning, data: str, out: Path) -> Path:
 
 def page(found: Tuning, data: str) -> str:
     """Return the page: plots of each pair of tasks with the front, the best value so far, all trials."""
-    whole = [t for t in found.trials if t.failed is None and None not in t.scores.values()]
     figures = [
         scatter(
             f"{b} against {a}",
             f"{a}: validation AUC (xauc)",
             f"{b}: validation AUC (xauc)",
-            [Dot(_value(t, a), _value(t, b), name(t), t.number in found.front) for t in whole],
+            [
+                Dot(x, y, name(t), t.number in found.front)
+                for t in found.trials
+                if (x := t.scores[a]) is not None and (y := t.scores[b]) is not None
+            ],
         )
         for a, b in itertools.combinations(found.tasks, 2)
     ]
-    means = [(float(t.number), sum(v or 0.0 for v in t.scores.values()) / len(found.tasks)) for t in whole]
+    means = [(float(t.number), value) for t in found.trials if (value := mean(t)) is not None]
     best = list(itertools.accumulate((value for _, value in means), max))
     so_far = [(x, value) for (x, _), value in zip(means, best, strict=True)]
     figures.append(
@@ -40,15 +44,16 @@ def page(found: Tuning, data: str) -> str:
     head, rows = table(found, whole_list=True)
     cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in rows)
-    commands = "".join(f"<li><code>{html.escape(command(t, data))}</code></li>" for t in chosen(found))
+    train_it = "".join(f"<li><code>{html.escape(line)}</code></li>" for line in commands(found, data))
+    flag = f'<p class="flag">{SIMULATED}</p>' if found.simulated else ""
     title = "The best setting" if found.objective == "mean" else "The Pareto front of the tasks"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>equipoise tune</title><style>{STYLE} code {{ overflow-wrap: anywhere; }}</style></head><body>"
-        f"<h1>{title}</h1><p>{len(found.trials)} trials, each scored on validation with one seed: the best of many is flattered by luck. "
+        f"<h1>{title}</h1>{flag}<p>{len(found.trials)} trials, each scored on validation with one seed: the best of many is flattered by luck. "
         "Compare it with plain training (equipoise compare) before you believe it.</p>"
-        f"<main>{''.join(figures)}</main><h2>Train it</h2><ul>{commands}</ul><h2>Every trial</h2>"
+        f"<main>{''.join(figures)}</main><h2>Train it</h2><ul>{train_it}</ul><h2>Every trial</h2>"
         f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div></body></html>\n'
     )
 
@@ -56,7 +61,12 @@ def page(found: Tuning, data: str) -> str:
 def chosen(found: Tuning) -> list[Trial]:
     """Return the trials of the front, the best mean first."""
     kept = [t for t in found.trials if t.number in found.front]
-    return sorted(kept, key=lambda t: -sum(v or 0.0 for v in t.scores.values()))
+    return sorted(kept, key=lambda t: -(mean(t) or 0.0))
+
+
+def commands(found: Tuning, data: str) -> list[str]:
+    """Return the `equipoise train` commands of the front's settings, the best mean first."""
+    return [train_command(t.config, data) for t in chosen(found)]
 
 
 def table(found: Tuning, whole_list: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -64,11 +74,10 @@ def table(found: Tuning, whole_list: bool = False) -> tuple[list[str], list[list
     head = ["trial", "setting", *found.tasks, "mean", "seconds"]
     rows = []
     for t in found.trials if whole_list else chosen(found):
-        values = [v for v in t.scores.values() if v is not None]
         mark = "*" if whole_list and t.number in found.front else ""
         scores = [f"{v:.4f}" if v is not None else "-" for v in t.scores.values()]
-        mean = f"{sum(values) / len(values):.4f}" if values else "-"
-        rows.append([f"{t.number}{mark}", t.failed or name(t), *scores, mean, f"{t.seconds:.1f}"])
+        average = "-" if (value := mean(t)) is None else f"{value:.4f}"
+        rows.append([f"{t.number}{mark}", t.failed or name(t), *scores, average, f"{t.seconds:.1f}"])
     return head, rows
 
 
@@ -79,9 +88,3 @@ def name(trial: Trial) -> str:
     words = [c["model"], c["method"], f"lr {c['lr']:g}"]
     words += [f"decay {c['weight_decay']:g}"] if c["weight_decay"] else []
     return ", ".join([*words, *(f"{k} {v}" for k, v in own.items())])
-
-
-def _value(trial: Trial, task: str) -> float:
-    value = trial.scores[task]
-    assert value is not None
-    return value
