@@ -281,7 +281,7 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
         return Log.open(path / "log").only(data.schema.tasks)
     if data is None:
         progress.note(f"no DATA given: simulating {SIMULATED_ROWS:,} rows")
-        return simulate(path / "log", SIMULATED_ROWS, config.seed, "mixed")
+        return simulate(path / "log", SIMULATED_ROWS, config.seed, "mixed", tell=progress.phase)
     if Path(data).is_dir() and ((Path(data) / "manifest.json").is_file() or not config.labels):
         return Log.open(data)
     log, suspects = prepare_table(
@@ -291,6 +291,7 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
         time=config.time,
         group=config.group,
         max_rows=config.max_rows,
+        tell=progress.phase,
     )
     log.schema.save(path / "schema.yaml")
     for line in suspects:

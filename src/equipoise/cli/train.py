@@ -140,9 +140,11 @@ def evaluate(
     json: AsJson = False,
 ) -> None:
     """Print the metrics of a run's best model on a split of a log."""
+    from equipoise.progress import Progress
     from equipoise.training import evaluate as measure
 
-    scores = measure(run, data, split)
+    with Progress() as progress:
+        scores = measure(run, data, split, tell=progress.phase)
     if json:
         print_json({split: scores})
     else:
