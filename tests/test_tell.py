@@ -165,6 +165,7 @@ def test_every_long_command_shows_its_phases_on_stderr(tmp_path):
     phases = (f"reading {table}", "finding the splits: 240 rows", "learning ids", "writing the log")
     has(run("prepare", "table", table, tmp_path / "mine", *columns), *phases)
     has(run("prepare", "table", table, tmp_path / "like", "--like", tmp_path / "mine"), "writing the log")
+    has(run("train", table, *columns, *small, "--dry-run"), *phases)
     has(run("train", table, *columns, *small, "--out", tmp_path / "run"), *phases)
     has(run("evaluate", tmp_path / "run"), "predicting: 24 rows")
     frame().with_columns(pl.col("ts") + 999).write_csv(table)
