@@ -151,15 +151,41 @@ def test_sgd_with_sum_one_is_torch_on_the_weighted_loss(options, method):
     for step in range(STEPS):
         balancer.backward(problem.losses(ours, step))
         balancer.step()
-        plain.zero_grad()
-        losses = problem.losses(theirs, step)
-        for task, loss in losses.items():  # own gradients are not weighted
-            own = theirs[1 + int(task[1:])]
-            own.grad = torch.autograd.grad(loss, own, retain_graph=True)[0]
-        weighted = sum(balancer.last.weights[task] * loss for task, loss in losses.items())
-        theirs[0].grad = torch.autograd.grad(weighted, theirs[0])[0]
-        plain.step()
+        plain_step(plain, theirs, problem.losses(theirs, step), balancer.last.weights)
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)  # another order of sums in float64
+
+
+@pytest.mark.parametrize("weights", (None, [2.0, 0.5, 0.25], {"t1": 3.0}, [0.0, 0.0, 0.0]), ids=str)
+@pytest.mark.parametrize("options", ({"level": "updates"}, {"moments": "per_task"}), ids=str)
+def test_fixed_weights_on_updates_decay_once_as_torch_does(options, weights):
+    """Their sum S over the tasks of a step is known, so each peek has wd theta / S; at step 2 a task is absent."""
+    problem = Problem(3)
+    ours, theirs = problem.parameters(), problem.parameters()
+    optimizer, plain = (torch.optim.SGD(p, LR, weight_decay=DECAY) for p in (ours, theirs))
+    balancer = eq.Balancer(optimizer, eq.Fixed(weights), shared=ours[:1], **options)
+    for step in range(STEPS if weights != [0.0, 0.0, 0.0] else 1):
+        losses, reference = problem.losses(ours, step), problem.losses(theirs, step)
+        if step == 2:
+            losses["t1"] = None
+            del reference["t1"]
+        balancer.backward(losses)
+        balancer.step()
+        if weights == [0.0, 0.0, 0.0]:  # nothing is mixed, so nothing decays
+            torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=0)
+        else:
+            plain_step(plain, theirs, reference, balancer.last.weights)
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def plain_step(plain, parameters, losses, weights):
+    """torch's own step on the weighted loss; own gradients are not weighted."""
+    plain.zero_grad()
+    for task, loss in losses.items():
+        own = parameters[1 + int(task[1:])]
+        own.grad = torch.autograd.grad(loss, own, retain_graph=True)[0]
+    weighted = sum(weights[task] * loss for task, loss in losses.items())
+    parameters[0].grad = torch.autograd.grad(weighted, parameters[0])[0]
+    plain.step()
 
 
 def test_equal_is_torch_on_the_summed_loss():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -82,8 +83,25 @@ def test_constraints_are_plain_pins_and_cover_the_dependencies() -> None:
 def test_doctor_says_what_is_missing_and_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check()["problems"] == []
     monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
-    monkeypatch.setattr(doctor, "EXTRAS", ("no-such-extra",))
+    requires = ["torch>=2.6", 'no-such-extra>=4 ; extra == "tune"', "rich; extra == 'tune'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requires)
     found = doctor.check()
     assert found["versions"]["no-such-package"] is None and "no-such-package" in found["problems"][0]
     text = "\n".join(doctor.lines(found))
-    assert "no-such-extra MISSING" in text and "PROBLEM: no-such-package is not installed" in text
+    assert "extra tune: no-such-extra MISSING  rich " in text and "(pip install 'equipoise[tune]')" in text
+    assert "PROBLEM: no-such-package is not installed" in text
+
+
+def test_doctor_shows_every_extra_of_the_project() -> None:
+    found = doctor.check()
+    for extra, packages in PROJECT["optional-dependencies"].items():
+        assert list(found[f"extra {extra}"]) == [re.split(r"[<>=]", name)[0] for name in packages], extra
+
+
+def test_doctor_works_where_the_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", nowhere)
+    found = doctor.check()
+    assert found["problems"] == [] and not [key for key in found if key.startswith("extra")]

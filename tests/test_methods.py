@@ -67,7 +67,7 @@ def test_builds_without_arguments_is_frozen_and_declares_itself(row):
         method.surprise = 1
     assert row.kind.level in ("losses", "gradients", "updates", "representation")
     assert row.kind.scale in RULES
-    assert row.kind.total in ("one", "tasks", None)
+    assert row.kind.total in ("one", "tasks", "given", None)
     assert set(row.kind.needs) <= {"losses", "present", "tasks", "generator", "step", "cross"}
     assert row.kind.paper
 

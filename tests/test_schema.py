@@ -1,12 +1,22 @@
 """Schemas: what they refuse, and what is inferred from a table."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from equipoise.data import Categorical, Label, Multi, Numerical, Schema, infer_schema, parse_label
+from equipoise.data import (
+    Categorical,
+    Label,
+    Multi,
+    Numerical,
+    Schema,
+    infer_schema,
+    parse_label,
+    prepare_table,
+)
 
 SMALL = {
     "features": [
@@ -201,3 +211,25 @@ def test_a_table_without_features():
 def test_a_list_column_is_multi():
     frame = pl.DataFrame({"tags": [["a"], ["b", "a"]], "y": [0, 1]})
     assert infer_schema(frame, ["y"]).schema.features == (Multi(name="tags"),)
+
+
+def test_the_schema_in_the_documentation_prepares_a_table(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    (tmp_path / "schema.yaml").write_text(text.split("```yaml")[1].split("```")[0])
+    n = 300
+    rows = pl.DataFrame(
+        {
+            "user_id": np.arange(n) % 20,
+            "item": np.arange(n) % 30,
+            "last_items": ["1|2|3", "4|5"] * (n // 2),
+            "price": np.arange(n) / 10,
+            "click": np.arange(n) % 2,
+            "bought": [(0, 1, -1)[i % 3] for i in range(n)],
+            "ts": np.arange(n) + 1_700_000_000,
+            "w": np.ones(n),
+        }
+    )
+    log, _ = prepare_table(rows, tmp_path / "log", schema=tmp_path / "schema.yaml")
+    assert {name: len(split) for name, split in log.splits.items()} == {"train": 210, "valid": 30, "test": 60}
+    assert log.schema.num_ids == {"user_id": 21, "item": 31, "history": 31}
+    assert log.summary()["train"]["tasks"]["purchase"]["missing_rate"] == pytest.approx(1 / 3)

@@ -143,7 +143,8 @@ class Ahead:
             return {}
         made = {"representation": list(rows.values())}
         if self._options.gram == "sketch":
-            made = sketch_rows(self._layout, self._options, self.sketch or (), list(rows.values()))
+            share = self._weigher.share(list(rows))
+            made = sketch_rows(self._layout, self._options, self.sketch or (), list(rows.values()), share)
         kinds = self._weigher.kinds(self._options.level)
         return {kind: [m] for kind, m in zip(kinds, grams([made[k] for k in kinds], along), strict=True)}
 

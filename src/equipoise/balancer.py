@@ -47,7 +47,9 @@ class Balancer:
             gradient skips the whole step, and micro-batches are averaged by their total count. A method at level
             "losses" is then solved from the losses alone, so from the second step on no step runs T backwards.
         scale: "convex" sum w = 1, "sum" sum w = T, "norm" |u| = mean |u_t|, "frobenius", "raw"; None: the method's.
-            The optimizer's state moves with sum_t w_t g_t, so the scale also sets how much fresh gradient enters it.
+            The optimizer's state moves with sum_t w_t g_t, so the scale also sets how much fresh gradient enters it. Where updates
+            are mixed each peek has wd*theta/S of coupled decay, S the weight sum that scale or method promises, 1 where
+            none is ("norm", "frobenius", PCGrad's own): the step then decays sum w times as much (docs/pub.md).
         moments: "shared" (the optimizer's own slots) or "per_task" (AdaTask: one set of slots a task, held here,
             seeded from the optimizer's; when the optimizer is saved its slots receive the tasks' mean); "per_task_dense"
             leaves row-sparse tables one set for all tasks, which is all their memory.
@@ -381,7 +383,8 @@ class Balancer:
             return self._weigh(present, numbers, grams, mixed, one)
 
         if options.mixes_updates and not (plain and (self._moments is None or len(self._weigher.tasks) == 1)):
-            return mix_updates(layout, options, present, self._moments, weigh, combine)
+            share = self._weigher.share(list(present))
+            return mix_updates(layout, options, present, share, self._moments, weigh, combine)
         return mix_gradients(layout, options, present, weigh, combine)
 
     def _weigh(
@@ -399,7 +402,10 @@ class Balancer:
         if not due:
             return self._weigher.keep(tasks)
         if "cross" in self.options.needs:
-            extras["cross"] = cross_gram(self._layout, self.options, self._moments, tasks, collected.calls)
+            share = self._weigher.share(tasks)
+            extras["cross"] = cross_gram(
+                self._layout, self.options, self._moments, tasks, share, collected.calls
+            )
         kinds = self._weigher.kinds(mixed)
         found = grams(kinds, [numbers, *self._tally.waiting()]) if kinds else {}
         if assumed and len(sort_tasks(collected, numbers.read(), None)) < len(tasks):

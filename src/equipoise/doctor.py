@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 NEEDED = ("torch", "numpy", "polars", "pyarrow", "pydantic", "typer", "rich", "safetensors", "PyYAML")
-EXTRAS = ("pytest", "ruff", "mypy", "scikit-learn", "scipy", "cvxpy", "torchjd", "pandas")
 
 
 def check() -> dict[str, Any]:
@@ -31,13 +32,39 @@ def check() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "extra dev": {name: _version(name) for name in EXTRAS},
+        **{
+            f"extra {extra}": {name: _version(name) for name in names}
+            for extra, names in extras(_requirements()).items()
+        },
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "compiler": None if compiler is None else os.path.basename(compiler),  # noqa: PTH119
         "problems": problems,
     }
+
+
+def extras(requirements: Sequence[str]) -> dict[str, list[str]]:
+    """Return {extra: packages} of a package's requirements, in their order; those of no extra are left out.
+
+    Example:
+        >>> extras(["torch>=2.6", 'optuna>=4; extra == "tune"'])
+        {'tune': ['optuna']}
+    """
+    found: dict[str, list[str]] = {}
+    for line in requirements:
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"""extra\s*==\s*["']([\w.-]+)["']""", line)
+        if name and extra:
+            found.setdefault(extra[1], []).append(name[0])
+    return found
+
+
+def _requirements() -> list[str]:
+    """Return what the installed package declares, nothing where it runs from a folder without being installed."""
+    try:
+        return importlib.metadata.requires("equipoise") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
 
 
 def _version(package: str) -> str | None:
@@ -69,6 +96,8 @@ def lines(found: dict[str, Any]) -> list[str]:
             value = "  ".join(f"{name} {version or 'MISSING'}" for name, version in value.items())
         elif isinstance(value, list):
             value = ", ".join(value)
+        if key.startswith("extra ") and None in found[key].values():
+            value += f"  (pip install 'equipoise[{key.removeprefix('extra ')}]')"
         if key != "problems":
             result.append(f"{key}: {value or 'none'}")
     return result + ([f"PROBLEM: {problem}" for problem in found["problems"]] or ["all is well"])

@@ -12,6 +12,7 @@ from equipoise import metrics
 from equipoise.data.label import Label
 from equipoise.data.schema import Schema
 from equipoise.data.store import Split
+from equipoise.data.tell import Tell, silent, told
 from equipoise.models.ranker import Ranker
 from equipoise.names import nearest
 
@@ -29,19 +30,19 @@ IN_GROUPS = ("gauc", "gauc_macro", "gxauc", "grmse", "gmae")
 
 
 def predict(
-    model: Ranker, split: Split, batch_size: int = 8192, device: str = "cpu"
+    model: Ranker, split: Split, batch_size: int = 8192, device: str = "cpu", *, tell: Tell = silent
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return {task: float64 [N] probability or expected label}, rows in order; the model is left in its mode.
 
     Args:
-        device: where the model is.
+        device: where the model is. tell: called with ("predicting", rows done, rows in all).
     """
     training = model.training
     parts: dict[str, list[torch.Tensor]] = {task: [] for task in split.schema.tasks}
     try:
         model.eval()
         with torch.no_grad():
-            for batch in split.batches(batch_size):
+            for batch in told(split.batches(batch_size), tell, "predicting", len(split), len):
                 for task, values in model.predict(batch.to(device)).items():
                     parts[task].append(values.cpu())
     finally:
@@ -49,12 +50,12 @@ def predict(
     return {task: torch.cat(values).double().numpy() for task, values in parts.items()}
 
 
-def score(model: Ranker, split: Split, device: str = "cpu") -> Scores:
+def score(model: Ranker, split: Split, device: str = "cpu", *, tell: Tell = silent) -> Scores:
     """Return {task: {metric: value}} over the rows whose label is known; None where a metric is not defined.
 
     A binary task that is given another one also has cvr_auc, its AUC among the rows that passed the step before.
     """
-    predicted = predict(model, split, device=device)
+    predicted = predict(model, split, device=device, tell=tell)
     found = {task: score_task(split, task, values) for task, values in predicted.items()}
     for label in split.schema.labels:
         if label.given is not None and _follows(split.schema, label):

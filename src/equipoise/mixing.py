@@ -77,6 +77,7 @@ def mix_updates(
     layout: Layout,
     options: Options,
     present: Mapping[str, TaskGradient],
+    share: float,
     moments: TaskMoments | None,
     weigh: Weigh,
     combine: Combine,
@@ -86,7 +87,7 @@ def mix_updates(
     Parameters are worked on piece by piece (`equipoise.updates.rows`), so that a piece's gradients, slots, updates and products
     meet in a core's cache. The updates are kept between the two passes where weights are solved.
     """
-    tasks, share = list(present), 1.0 / options.weight_sum(len(present))
+    tasks = list(present)
     whole = options.clip is not None or combine is not None
     parts = parts_of(layout, [task.shared for task in present.values()])
     own = [_has_own(options, part) for part in parts]
@@ -137,13 +138,16 @@ def mix_updates(
 
 
 def sketch_rows(
-    layout: Layout, options: Options, positions: Sequence[int], found: Sequence[Sequence[Tensor]]
+    layout: Layout,
+    options: Options,
+    positions: Sequence[int],
+    found: Sequence[Sequence[Tensor]],
+    share: float,
 ) -> dict[str, list[list[Tensor]]]:
     """Return {"gradients" and "updates": rows [T][tensors]} of the sketch's parameters; updates where they are looked at."""
     rows = {"gradients": [list(row) for row in found]}
     if options.level == "updates":
         shared = dict(zip(layout.shared or (), layout.bind(), strict=True))
-        share = 1.0 / options.weight_sum(len(found))
         columns = []
         for position, column in zip(positions, zip(*found, strict=True), strict=True):
             part = Part.of(shared[position], column)
@@ -255,6 +259,7 @@ def cross_gram(
     options: Options,
     moments: TaskMoments | None,
     present: Sequence[str],
+    share: float,
     calls: Sequence[Mapping[str, Gradients]],
 ) -> Tensor:
     """Return [P, P] inner products of the first `backward` call's rows with the second's.
@@ -273,7 +278,6 @@ def cross_gram(
     num = len(present)
     absent: Gradients = [None] * len(layout.shared or ())
     both = [call.get(name, absent) for call in calls for name in present]
-    share = 1.0 / options.weight_sum(num)
     parts = parts_of(layout, both)
     columns = [part.gradients for part in parts]
     if options.level == "updates":

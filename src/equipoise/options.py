@@ -168,13 +168,6 @@ class Options:
         """Whether the method looks at no entry of its statistic."""
         return bool(getattr(self.method, "any_level", False))
 
-    def weight_sum(self, num_present: int) -> float:
-        """Return S, the weight sum that scale rule or method promises (1 where none is promised)."""
-        promised = getattr(self.method, "total", None)
-        if self.scale == "sum" or (self.scale == "raw" and promised == "tasks"):
-            return float(num_present)
-        return 1.0
-
 
 def resolve_method(method: Any) -> Any:
     """Return the method instance of a name of METHODS, or the instance itself."""

@@ -42,7 +42,8 @@ def plan(config: TrainConfig) -> dict[str, Any]:
     if config.data is None:
         return found
     with tempfile.TemporaryDirectory() as scratch:
-        log = open_data(config.data, config, Path(scratch), Progress(quiet=True))
+        with Progress() as shown:  # of the work alone: what is suspicious is part of the plan
+            log = open_data(config.data, config, Path(scratch), Progress(quiet=True), shown.phase)
         return found | _look(log.only(config.tasks) if config.tasks else log, config)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a live table on a terminal, plain lines elsewhere. On stderr."""
+"""What a person sees while a log is made or a model trains: live on a terminal, plain lines elsewhere. On stderr."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
+
+BETWEEN_LINES = 10.0
+"""Seconds between two lines where there is no terminal."""
 
 
 class Progress:
     """Shows entries of the history as they come; `quiet` shows nothing.
 
-    Use as a context manager; `note` prints a line, `steps` updates the table, `epoch` prints a validation line.
+    Use as a context manager; `phase` shows how far other work is, `note` prints a line, `steps` updates the table, `epoch` prints a validation
+    line.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -23,6 +29,8 @@ class Progress:
             self.console.width = 120  # a log file has no width of its own
         self.live: Live | None = None
         self._next_line = 0.0
+        self._what = ""
+        self._bar = Bar(disable=True)
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.console.quiet:
@@ -45,6 +53,20 @@ class Progress:
         """Print a table."""
         self.console.print(table)
 
+    def phase(self, what: str, done: int, total: int | None) -> None:
+        """Show how far a phase of the work is; without a terminal a line when it begins and every ten seconds. A `data.tell.Tell`."""
+        new, self._what = what != self._what or not done, what
+        numbers = [f"{number:,}" for number in (done or None, total) if number is not None]
+        rows = f"{' of '.join(numbers)} rows" if numbers else ""
+        if self.live is not None:
+            if new:
+                self._bar = _bar(self.console, what, total)
+                self.live.update(self._bar)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, rows=rows)
+        elif new or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + BETWEEN_LINES
+            self.note(f"{what}: {rows}" if rows else what)
+
     def steps(self, entry: dict[str, Any], num_steps: int) -> None:
         """Show step, rows a second, loss and weight of each task; without a terminal a line every ten seconds."""
         if self.live is not None:
@@ -57,7 +79,7 @@ class Progress:
             table.caption = f"{entry['rows_per_second']:,.0f} rows/s"
             self.live.update(table)
         elif time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + 10.0
+            self._next_line = time.monotonic() + BETWEEN_LINES
             losses = "  ".join(
                 f"{task} {_number(loss)} (w {_number(entry['weights'].get(task))})"
                 for task, loss in entry["loss"].items()
@@ -74,6 +96,14 @@ class Progress:
         )
         best = "  best so far" if entry["best"] else ""
         self.note(f"epoch {entry['epoch']} valid  {values}{best}")
+
+
+def _bar(console: Console, what: str, total: int | None) -> Bar:
+    """Return a bar with its one task, to be drawn by a live display; without a total it pulses."""
+    shown = [TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[rows]}")]
+    bar = Bar(*shown, TimeElapsedColumn(), TimeRemainingColumn(), console=console, auto_refresh=False)
+    bar.add_task(what, total=total, rows="")
+    return bar
 
 
 def _number(value: float | None) -> str:

@@ -20,6 +20,7 @@ from equipoise.config import TrainConfig
 from equipoise.data import simulate
 from equipoise.data.store import Log
 from equipoise.data.table import prepare_table
+from equipoise.data.tell import Tell
 from equipoise.evaluation import Scores
 from equipoise.grow import vocabulary_of
 from equipoise.models.ranker import Ranker
@@ -272,8 +273,18 @@ def undo(path: Path) -> None:
         path.parent.rmdir()
 
 
-def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, progress: Progress) -> Log:
-    """Return the log to train on: opened, prepared from a table into the run's folder, or simulated there."""
+def open_data(
+    data: Log | str | Path | None,
+    config: TrainConfig,
+    path: Path,
+    progress: Progress,
+    tell: Tell | None = None,
+) -> Log:
+    """Return the log to train on: opened, prepared from a table into the run's folder, or simulated there.
+
+    `tell`, by default the progress, hears how far preparing is.
+    """
+    tell = tell or progress.phase
     if isinstance(data, Log) and data._keep is None:
         return data
     if isinstance(data, Log):  # in a temporary folder, which goes with the process: the run keeps its own
@@ -281,7 +292,7 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
         return Log.open(path / "log").only(data.schema.tasks)
     if data is None:
         progress.note(f"no DATA given: simulating {SIMULATED_ROWS:,} rows")
-        return simulate(path / "log", SIMULATED_ROWS, config.seed, "mixed")
+        return simulate(path / "log", SIMULATED_ROWS, config.seed, "mixed", tell=tell)
     if Path(data).is_dir() and ((Path(data) / "manifest.json").is_file() or not config.labels):
         return Log.open(data)
     log, suspects = prepare_table(
@@ -291,6 +302,7 @@ def open_data(data: Log | str | Path | None, config: TrainConfig, path: Path, pr
         time=config.time,
         group=config.group,
         max_rows=config.max_rows,
+        tell=tell,
     )
     log.schema.save(path / "schema.yaml")
     for line in suspects:

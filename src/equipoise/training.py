@@ -15,6 +15,7 @@ from equipoise.balancer import Balancer
 from equipoise.config import TrainConfig, write_text
 from equipoise.data.batches import Batch
 from equipoise.data.store import Log, Split
+from equipoise.data.tell import Tell, silent
 from equipoise.evaluation import Scores, check_monitor, monitored, primary, score
 from equipoise.interrupt import Interruption
 from equipoise.losses import Losses
@@ -321,8 +322,12 @@ def _valid(result: Result) -> Scores:
     return found
 
 
-def evaluate(path: str | Path, data: Log | str | Path | None = None, split: str = "test") -> dict[str, Any]:
+def evaluate(
+    path: str | Path, data: Log | str | Path | None = None, split: str = "test", *, tell: Tell = silent
+) -> dict[str, Any]:
     """Return {task: metrics} of a run's best model on a split of `data` (default the run's own log).
+
+    `tell` is called with ("predicting", rows done, rows in all).
 
     Raises:
         ValueError: no finished epoch in the run; a log prepared with another vocabulary. One that was extended since will do: ids that
@@ -338,11 +343,13 @@ def evaluate(path: str | Path, data: Log | str | Path | None = None, split: str 
     if config.tasks:
         log = log.only(config.tasks)
     if config.method == "single":
-        return {task: evaluate(path / "single" / task, log, split)[task] for task in log.schema.tasks}
+        return {
+            task: evaluate(path / "single" / task, log, split, tell=tell)[task] for task in log.schema.tasks
+        }
     saved = checkpoint.load(path / "checkpoint" / "best.safetensors")
     options = sort_options(config.set, config.method, models.options(config.model))
     grow.check_lineage(path, config.provenance, log)
     known = grow.Known(log.split(split), config.provenance["num_ids"])
     model = models.build(config.model, known.schema, **options["model"])
     model.load_state_dict(saved["model"])
-    return score(model, known)
+    return score(model, known, tell=tell)

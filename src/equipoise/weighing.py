@@ -92,6 +92,18 @@ class Weigher:
                 f"losses has the unknown task {unknown[0]!r}; the first backward fixed the tasks {list(self.tasks)}"
             )
 
+    def share(self, present: Sequence[str]) -> float:
+        """Return 1/S, each present task's share of the coupled decay in its peek.
+
+        S is the weight sum that scale rule or method promises; 1 where none is promised, or where it is 0.
+        """
+        promised = getattr(self.method, "total", None) if self.options.scale == "raw" else None
+        if promised == "given":
+            there = torch.tensor([name in present for name in self.tasks])
+            given = self.method(torch.zeros(len(present)), {}, present=there, tasks=tuple(present))[0]
+            return 1.0 / (float(given.sum()) or 1.0)
+        return 1.0 / len(present) if self.options.scale == "sum" or promised == "tasks" else 1.0
+
     def must_solve(self, present: Iterable[str]) -> bool:
         """Whether this step solves: it is due, nothing is kept, or a task is present that the last solve had not."""
         due = not self.kept or self.steps % self.options.every == 0

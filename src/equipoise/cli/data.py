@@ -34,8 +34,11 @@ def simulate(
 ) -> None:
     """Write a simulated log with three tasks whose true probabilities are known."""
     from equipoise.data import simulate as make
+    from equipoise.progress import Progress
 
-    log = make(out, rows, seed, relation, row_seed=row_seed, funnel=funnel, shape=shape, overwrite=overwrite)
+    chosen: dict[str, Any] = {"row_seed": row_seed, "funnel": funnel, "shape": shape, "overwrite": overwrite}
+    with Progress() as progress:
+        log = make(out, rows, seed, relation, tell=progress.phase, **chosen)
     _show(log, json)
 
 
@@ -110,6 +113,7 @@ def prepare(
     """Turn a raw dataset into a prepared log, which training reads."""
     from equipoise.data import DATASETS, prepare_table
     from equipoise.data import prepare as make
+    from equipoise.progress import Progress
 
     given: dict[str, Any] = {
         "schema": schema,
@@ -142,7 +146,9 @@ def prepare(
             )
         _follow(dataset, raw, out, extend, like, keep_days, refit, max_rows, overwrite, json)
         return
-    log = make(dataset, raw, out or str(Path("logs") / dataset), overwrite=overwrite, **given)
+    with Progress() as progress:
+        place = out or str(Path("logs") / dataset)
+        log = make(dataset, raw, place, overwrite=overwrite, tell=progress.phase, **given)
     notes = log.manifest["notes"]
     for line in notes.get("published", []):
         if line not in notes["suspects"]:
@@ -166,12 +172,16 @@ def inspect_log(
     """Print what a prepared log holds: rates, unseen ids, drift; with --page also as HTML with plots."""
     from equipoise.data import Log
     from equipoise.data.look import look
+    from equipoise.progress import Progress
     from equipoise.study.look_page import log_page
     from equipoise.study.look_tables import log_tables
 
     check_free(page, overwrite)
-    opened = Log.open(log, verify=verify)
-    facts = look(opened, max_rows=max_rows)
+    with Progress() as progress:
+        if verify:
+            progress.phase("comparing checksums", 0, None)
+        opened = Log.open(log, verify=verify)
+        facts = look(opened, max_rows=max_rows, tell=progress.phase)
     write_page(page, log_page, facts)
     if json:
         _show(opened, json, {"look": facts, "page": page})
@@ -237,6 +247,7 @@ def _follow(
     """Extend a log, or prepare one like it."""
     from equipoise.data import extend as add
     from equipoise.data import prepare_like
+    from equipoise.progress import Progress
 
     if dataset != "table" or (extend is None) == (like is None) or (extend is None and (keep_days or refit)):
         raise ValueError(
@@ -245,11 +256,14 @@ def _follow(
     if max_rows is not None:
         raise ValueError("--max-rows is not an option of --extend and --like; they read the whole table")
     if extend is not None:
-        log = add(extend, raw, refit=refit, keep_days=keep_days)
+        with Progress() as progress:
+            log = add(extend, raw, refit=refit, keep_days=keep_days, tell=progress.phase)
         for line in log.manifest["notes"]["extended"][-1]["said"]:
             typer.echo(line, err=True)
     else:
-        log = prepare_like(str(like), raw, out or str(Path("logs") / "table"), overwrite=overwrite)
+        place = out or str(Path("logs") / "table")
+        with Progress() as progress:
+            log = prepare_like(str(like), raw, place, overwrite=overwrite, tell=progress.phase)
     _show(log, json)
 
 

@@ -144,9 +144,11 @@ def evaluate(
 ) -> None:
     """Print the metrics of a run's best model on a split of a log."""
     from equipoise.config import TrainConfig
+    from equipoise.progress import Progress
     from equipoise.training import evaluate as measure
 
-    scores = measure(run, data, split)
+    with Progress() as progress:
+        scores = measure(run, data, split, tell=progress.phase)
     simulated = bool(TrainConfig.of_run(run).provenance.get("simulated"))  # no other log fits such a run
     if json:
         print_json({split: scores, "simulated": simulated})

@@ -12,6 +12,7 @@ from equipoise.data.published import Report
 from equipoise.data.raw import LINE, Text, beside, check_domain, spill
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import hold_out, write_log
 
 USER_FIELDS = ("101", "121", "122", "124", "125", "126", "127", "128", "129")
@@ -40,7 +41,13 @@ def schema(history: int = 0) -> Schema:
 
 
 def prepare(
-    raw: str | Path, out: str | Path, *, history: int = 0, seed: int = 0, overwrite: bool = False
+    raw: str | Path,
+    out: str | Path,
+    *,
+    history: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     """Prepare a folder with `sample_skeleton_train.csv`, `common_features_train.csv` and the same of test.
 
@@ -64,7 +71,10 @@ def prepare(
         raise ValueError(f"raw {str(folder)!r} must hold {', '.join(names)}, {missing[0]} is missing")
     report = Report("Ali-CCP")
     with beside(out, [folder / name for name in names], overwrite, 10 if history else 3) as room:
-        parts = {split: _read(folder, split, history, report, room) for split in ROWS}
+        parts = {}
+        for split in ROWS:
+            tell(f"reading and joining {split}", 0, None)
+            parts[split] = _read(folder, split, history, report, room)
         users = parts["train"].select("101").unique(maintain_order=True)
         held = hold_out(users, "101", 0.1, seed)[1]
         test = pl.col("101").is_in(held["101"].implode(), nulls_equal=True)
@@ -74,7 +84,9 @@ def prepare(
         )
         report.listed(folder)
         notes = {"files": names, "seed": seed, "history": history}
-        return write_log(out, parts, schema(history), overwrite=overwrite, notes=notes | report.notes())
+        return write_log(
+            out, parts, schema(history), overwrite=overwrite, notes=notes | report.notes(), tell=tell
+        )
 
 
 def _read(folder: Path, split: str, history: int, report: Report, room: Path) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from equipoise.data.published import Report
 from equipoise.data.raw import LINE, Text, beside, check_domain, header_of, spill
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import hold_out, write_log
 
 USER = [f"user_{i}" for i in range(1, 34)]
@@ -45,7 +46,13 @@ def schema() -> Schema:
 
 
 def prepare(
-    raw: str | Path, out: str | Path, *, country: str | None = None, seed: int = 0, overwrite: bool = False
+    raw: str | Path,
+    out: str | Path,
+    *,
+    country: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     """Prepare a country: `{cc}_user_train.csv`, `{cc}_item_train.csv` and the same of test, or `train.csv` and `test.csv`.
 
@@ -64,7 +71,9 @@ def prepare(
     chosen = _country(folder, country)
     with beside(out, _files(folder, chosen), overwrite, 3) as room:
         read = _joined if chosen is None else _pairs
+        tell("reading and joining train", 0, None)
         train = read(folder, chosen or "", "train", seed, room)
+        tell("reading and joining test", 0, None)
         test = read(folder, chosen or "", "test", None, room)
         parts = {"train": train[0], "valid": train[1], "test": test[0]}
         report = Report("AliExpress")
@@ -77,7 +86,7 @@ def prepare(
             report.count(what, found, size[at], rounded=True)
         report.listed(folder)
         notes = {"files": [f.name for f in _files(folder, chosen)], "country": chosen, "seed": seed}
-        return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes())
+        return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes(), tell=tell)
 
 
 def _country(folder: Path, country: str | None) -> str | None:

@@ -12,6 +12,7 @@ from equipoise.data.label import Label
 from equipoise.data.published import Report
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import write_log
 
 COLUMNS = [
@@ -131,7 +132,9 @@ def _tidy(path: Path) -> pl.DataFrame:
     return frame.with_columns(pl.col(NUMERICAL).cast(pl.Float64))
 
 
-def prepare(raw: str | Path, out: str | Path, *, seed: int = 0, overwrite: bool = False) -> Log:
+def prepare(
+    raw: str | Path, out: str | Path, *, seed: int = 0, overwrite: bool = False, tell: Tell = silent
+) -> Log:
     """Prepare `census-income.data` and `.test`: 10 % of the first (seeded) for validation, the second for test.
 
     With one file only (either, `.parquet` too) its rows are split 60/10/30 by `seed`. `raw` is a folder or a file;
@@ -150,6 +153,7 @@ def prepare(raw: str | Path, out: str | Path, *, seed: int = 0, overwrite: bool 
     for kind in KINDS:
         if len(same := [f.name for f in files if f".{kind}" in f.name]) > 1:
             raise ValueError(f"raw {str(raw)!r} must hold one census-income.{kind}, got {', '.join(same)}")
+    tell(f"reading {', '.join(file.name for file in files)}", 0, None)
     if len(files) == 2:
         frame = read(files[0])
         draw = pl.Series(generator.random(frame.height))
@@ -172,4 +176,4 @@ def prepare(raw: str | Path, out: str | Path, *, seed: int = 0, overwrite: bool 
         whole = parts["test"].height if len(files) == 2 and kind == "test" else frame.height
         report.count(f"{file.name} rows", whole, ROWS.get(kind))
     notes = {"files": [f.name for f in files], "seed": seed}
-    return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes())
+    return write_log(out, parts, schema(), overwrite=overwrite, notes=notes | report.notes(), tell=tell)

@@ -24,6 +24,7 @@ from equipoise.data.sharing import table_of
 from equipoise.data.source import Source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import (
     Groups,
     full,
@@ -48,6 +49,7 @@ def extend(
     *,
     refit: bool = False,
     keep_days: float | None = None,
+    tell: Tell = silent,
 ) -> Log:
     """Return the log in its folder, with the rows of a new table added in place.
 
@@ -65,6 +67,7 @@ def extend(
         refit: learn the scaling of numbers again, over all training rows, and rewrite those of before to it; what had been cut at +-10
             stays what it was cut to. A run of the old scale cannot go on (`--from`): what its model read means something else now.
         keep_days: drop shards whose last row is more than so many days older than the newest row; ids are never dropped.
+        tell: see `write_log`.
 
     Raises:
         ValueError: `refit` with a label of way d2q, a table that begins before the log's end under a split by time, a group on two sides, `keep_days` without time
@@ -78,7 +81,7 @@ def extend(
     with _alone(before.path):
         _sweep(before.path, before.manifest)
         try:
-            return _extend(before, open_table(before, raw), keep_days, refit)
+            return _extend(before, open_table(before, raw, tell), keep_days, refit, tell)
         except OSError as error:
             raise full(error, before.path) from error
         finally:
@@ -100,26 +103,31 @@ def _check_options(log: Log, keep_days: float | None) -> None:
         )
 
 
-def _extend(log: Log, source: Source, keep_days: float | None, refit: bool) -> Log:
+def _extend(log: Log, source: Source, keep_days: float | None, refit: bool, tell: Tell) -> Log:
     schema = log.schema
-    rows = settled(log, source, _splitter(log, source))
+    rows = settled(log, source, _splitter(log, source), tell)
     encoder = known_encoder(log)
 
-    def training() -> Iterator[pl.DataFrame]:
-        return (frame for name, frame in rows.pieces() if name == "train")
+    def training(what: str) -> Iterator[pl.DataFrame]:
+        return (frame for name, frame in rows.pieces(what) if name == "train")
 
-    _count_on(encoder, schema, training())
+    _count_on(encoder, schema, training("counting ids"))
     if refit:
         moved = (schema.split or SplitRule()).by == "time"
-        encoder.scaling = refitted(log, training, SPLITS if moved else ("train",))
+        encoder.scaling = refitted(
+            log, lambda: training("learning the scaling anew"), SPLITS if moved else ("train",)
+        )
     version = log.vocabulary_version + 1
     groups = Groups(log.groups()) if schema.group is not None else None
     schema = schema.model_copy(update=learned(encoder))
     names = {name: f"{name}-v{version}" for name in SPLITS}
-    new, digests = write_shards(log.path, names, rows.pieces, schema, encoder, None, groups)
+    new, digests = write_shards(
+        log.path, names, lambda: rows.pieces("writing the log"), schema, encoder, None, groups
+    )
     tables, of_tables = write_tables(log.path, f"tables-{version}/", encoder, groups)
     shards, said = _joined(log, new, version, keep_days)
     if refit:
+        tell("writing the earlier shards in the new scale", 0, None)
         digests |= _rescaled(log, shards, encoder, version, said)
     kept = {shard["name"] for of in shards.values() for shard in of}
     held = {file: digest for file, digest in log.manifest["sha256"].items() if file.split("/")[0] in kept}

@@ -19,6 +19,7 @@ from equipoise.data.sharing import table_of
 from equipoise.data.source import Source, open_source
 from equipoise.data.store import Log
 from equipoise.data.stream import check_columns, columns_for, types_for
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import (
     vocabulary_digest,
 )
@@ -54,7 +55,7 @@ def known_encoder(log: Log) -> Encoder:
     return encoder
 
 
-def open_table(log: Log, raw: str | Path | pl.DataFrame | Source) -> Source:
+def open_table(log: Log, raw: str | Path | pl.DataFrame | Source, tell: Tell = silent) -> Source:
     """Return a new table with the columns of a log's schema; ids that were text on the first day are read as text again."""
     schema = log.schema
     if isinstance(raw, Source):
@@ -68,7 +69,7 @@ def open_table(log: Log, raw: str | Path | pl.DataFrame | Source) -> Source:
         known = log.groups()
         if schema.group is not None and known is not None and not _numbers(known.drop_nulls()):
             text[schema.group] = pl.String
-        source = open_source(raw, types=text)
+        source = open_source(raw, types=text, tell=tell)
     check_columns(schema, source)
     if any(part.bytes() for part in source.parts):
         source.declare(types_for(schema, source), columns_for(schema, source))
@@ -86,7 +87,7 @@ def _numbers(values: pl.Series) -> bool:
     return bool((whole.fill_null(False) | part.fill_null(False)).all())
 
 
-def settled(log: Log, source: Source, splitter: Sided) -> Settled:
+def settled(log: Log, source: Source, splitter: Sided, tell: Tell = silent) -> Settled:
     """Return a source's rows by split as a log's schema has them, late labels made and negatives thinned out; a value that breaks a rule is said with file, column and row.
 
     An `as_of` that the schema states was the first day's; these rows are as of their own end. How late events come (`seen.py`) was learned
@@ -98,6 +99,8 @@ def settled(log: Log, source: Source, splitter: Sided) -> Settled:
         schema.model_copy(update={"as_of": None}),
         lambda: _pieces(schema, source, splitter, columns),
         delays=known_delays(log.manifest, schema, log.path),
+        rows=source.rows(),
+        tell=tell,
     )
 
 

@@ -15,6 +15,7 @@ from equipoise.data.raw import beside, spill
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log
 from equipoise.data.table import read_table
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import write_log
 from equipoise.names import nearest
 
@@ -151,6 +152,7 @@ def prepare(
     history: int = 0,
     with_statistics: bool = False,
     overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     """Prepare KuaiRand-Pure, 1K or 27K: `log_standard_*`, `user_features_*`, `video_features_basic_*`, CSV or Parquet.
 
@@ -181,7 +183,9 @@ def prepare(
     times = 40 if any(file.suffix == ".parquet" for file in sources) else 8
     with beside(out, sources, overwrite, times) as room:
         binary = [task for task in tasks if task in LABELS]
+        tell(f"reading {len(files['log_standard'])} files of logs", 0, None)
         log = read_log(files["log_standard"], binary, history, room, times=len(binary) < len(tasks))
+        tell("reading the features of users and videos", 0, None)
         users = read_features(files["user_features"], ["user_id", *USER_COLUMNS])
         videos = read_features(files["video_features_basic"], ["video_id", *VIDEO_COLUMNS])
         check_ids(log, users, "user_id", files["log_standard"])
@@ -204,6 +208,7 @@ def prepare(
             "valid": (date >= valid_date) & (date < test_date),
             "test": date >= test_date,
         }
+        tell("joining features and cutting the splits", 0, log.height)
         parts = {name: spill(frame.filter(rows), room / name) for name, rows in cuts.items()}
         notes = {
             "duplicates": log.height - log["row_hash"].n_unique(),
@@ -213,7 +218,7 @@ def prepare(
             "with_statistics": with_statistics,
         }
         described = schema(tasks, history=history, statistics=statistics)
-        return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes())
+        return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes(), tell=tell)
 
 
 def _features(

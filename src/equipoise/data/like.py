@@ -12,6 +12,7 @@ from equipoise.data.known import known_encoder, open_table, settled
 from equipoise.data.source import Source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import (
     Groups,
     check_place,
@@ -29,13 +30,14 @@ def prepare_like(
     out: str | Path,
     *,
     overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     """Return a new log of a table with another log's vocabulary, scaling and label statistics, unchanged: a day to score.
 
     All rows are its test split, unless the schema has a split column; it cannot be trained on.
 
     Args:
-        log: the log to be like. raw: the table. out: the new folder. overwrite: replace a log in `out`.
+        log: the log to be like. raw: the table. out: the new folder. overwrite: replace a log in `out`. tell: see `write_log`.
 
     Raises:
         ValueError: `out` exists, columns and values as `prepare_table` says. OSError: the disk is full; nothing is left behind.
@@ -45,16 +47,18 @@ def prepare_like(
     check_place(path, overwrite)
     if path.resolve() == like.path.resolve():
         raise ValueError(f"out {str(path)!r} must be another folder than the log it is like")
-    source, encoder = open_table(like, raw), known_encoder(like)
+    source, encoder = open_table(like, raw, tell), known_encoder(like)
     schema = like.schema
     by_column = schema.split is not None and schema.split.by == "column"
     splitter = dataclasses.replace(Splitter.fit(schema, source), held=None) if by_column else _AllTest()
-    rows = settled(like, source, splitter)
+    rows = settled(like, source, splitter, tell)
     groups = Groups(like.groups()) if schema.group is not None else None
     version = like.vocabulary_version
     with whole(path) as beside:
         splits = dict(zip(SPLITS, SPLITS, strict=True))
-        shards, digests = write_shards(beside, splits, rows.pieces, schema, encoder, None, groups)
+        shards, digests = write_shards(
+            beside, splits, lambda: rows.pieces("writing the log"), schema, encoder, None, groups
+        )
         below = "" if version == 1 else f"tables-{version}/"
         tables, of_tables = write_tables(beside, below, encoder, groups)
         there = {name: of for name, of in shards.items() if of}

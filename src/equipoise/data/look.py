@@ -12,6 +12,7 @@ import numpy as np
 from equipoise.data.drift import distance
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log, Split
+from equipoise.data.tell import Tell, silent, told
 
 Array = np.ndarray[Any, Any]
 Facts = dict[str, Any]
@@ -30,14 +31,14 @@ DRIFTED, UNSEEN = 0.1, 0.2
 """Shares from which a line says so: of rows that would have to move (beyond chance), of unseen ids beyond training's."""
 
 
-def look(log: Log, *, max_rows: int = SAMPLE, seed: int = 0) -> Facts:
+def look(log: Log, *, max_rows: int = SAMPLE, seed: int = 0, tell: Tell = silent) -> Facts:
     """Return what a log holds, in plain types, in bounded memory.
 
     Labels, times and groups are read whole, a block at a time (memory: a block, and a number a group); ids and numbers
     only of a sample of runs of rows, spread evenly over the shards of train and test.
 
     Args:
-        max_rows: of the sample of a split, 1 to 1,000,000. seed: of the chance level of the drift.
+        max_rows: of the sample of a split, 1 to 1,000,000. seed: of the chance level of the drift. tell: see `write_log`.
 
     Returns:
         {"path", "fingerprint", "simulated", "vocabulary": version and lineage, "shards", "splits": {split: {"rows",
@@ -50,7 +51,7 @@ def look(log: Log, *, max_rows: int = SAMPLE, seed: int = 0) -> Facts:
     if not 1 <= max_rows <= MOST:
         raise ValueError(f"max_rows must be 1 to {MOST:,}, got {max_rows}; the default is {SAMPLE:,}")
     manifest, schema = log.manifest, log.schema
-    counted = {name: _count(split) for name, split in log.splits.items()}
+    counted = {name: _count(split, name, tell) for name, split in log.splits.items()}
     facts: Facts = {
         "path": str(log.path),
         "fingerprint": log.fingerprint,
@@ -72,7 +73,9 @@ def look(log: Log, *, max_rows: int = SAMPLE, seed: int = 0) -> Facts:
         "days": {name: found["days"] for name, found in counted.items() if found["days"]},
         "features": _features(log),
     }
+    tell("counting groups", 0, None)
     _groups(facts, log)
+    tell("measuring drift", 0, None)
     facts["sampled"] = _drift(facts["features"], log, max_rows, seed)
     facts["notes"] = {k: v for k, v in manifest["notes"].items() if k not in ("unseen", "missing_numbers")}
     facts["remarks"] = remarks(facts)
@@ -87,14 +90,15 @@ def _blocks(split: Split) -> Any:
             yield part, start, min(rows, start + BLOCK)
 
 
-def _count(split: Split) -> Facts:
+def _count(split: Split, name: str, tell: Tell) -> Facts:
     """Return {"labels": {task: {...}}, "days": {day: {...}}} of a split, read a block at a time."""
     schema, tasks = split.schema, split.schema.tasks
     sums = np.zeros((len(tasks), 3))  # known rows, sum, sum of squares about `middle`
     middle: Array | None = None
     against = dict.fromkeys([y.name for y in schema.labels if y.given is not None], 0)
     days: dict[int, Array] = {}
-    for part, start, end in _blocks(split):
+    what = f"counting the labels of {name}"
+    for part, start, end in told(_blocks(split), tell, what, len(split), lambda block: block[2] - block[1]):
         values = np.asarray(part["labels"][start:end], np.float64)
         first = start // 8 * 8
         bits = np.asarray(part["valid"][:, first // 8 : (end + 7) // 8])
@@ -103,17 +107,17 @@ def _count(split: Split) -> Facts:
             middle = np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
         away = np.where(known, values - middle, 0)
         sums += np.stack([known.sum(0), away.sum(0), (away**2).sum(0)], axis=1)
-        for name in against:
-            t, g = tasks.index(name), tasks.index(schema.label(name).given or "")
+        for later in against:
+            t, g = tasks.index(later), tasks.index(schema.label(later).given or "")
             wrong = (values[:, t] > 0) & known[:, t] & known[:, g] & (values[:, g] == 0)
-            against[name] += int(wrong.sum())
+            against[later] += int(wrong.sum())
         if "time" in part:
             here, at = np.unique(part["time"][start:end] // DAY, return_inverse=True)
             for i, day in enumerate(here.tolist()):
                 days[day] = days.get(day, 0) + _of_day(values, known, at == i)
     labels = {y.name: _label(y.kind, sums[t], middle, t, len(split)) for t, y in enumerate(schema.labels)}
-    for name, count in against.items():
-        labels[name] |= {"given": schema.label(name).given, "against_given": count}
+    for later, count in against.items():
+        labels[later] |= {"given": schema.label(later).given, "against_given": count}
     return {"labels": labels, "days": {_date(day): _means(days[day], tasks) for day in sorted(days)}}
 
 

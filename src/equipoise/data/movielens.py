@@ -12,6 +12,7 @@ from equipoise.data.published import Report
 from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.store import Log
 from equipoise.data.table import split_frame
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import write_log
 
 COLUMNS = {
@@ -39,7 +40,7 @@ def schema() -> Schema:
     )
 
 
-def prepare(raw: str | Path, out: str | Path, *, overwrite: bool = False) -> Log:
+def prepare(raw: str | Path, out: str | Path, *, overwrite: bool = False, tell: Tell = silent) -> Log:
     """Prepare a folder with `ratings.dat`, `users.dat` and `movies.dat`.
 
     Splits by time: the last 10 % of ratings are the test split, the 10 % before them validation. `hour` is in UTC. Every
@@ -52,6 +53,7 @@ def prepare(raw: str | Path, out: str | Path, *, overwrite: bool = False) -> Log
     folder = Path(raw)
     if missing := [name for name in COLUMNS if not (folder / name).is_file()]:
         raise ValueError(f"raw {str(folder)!r} must hold {', '.join(COLUMNS)}, {missing[0]} is missing")
+    tell(f"reading {', '.join(COLUMNS)}", 0, None)
     tables = {name: _table(folder / name) for name in COLUMNS}
     ratings = tables["ratings.dat"]
     if (strange := ratings.filter(~pl.col("rating").is_between(1, 5))).height:
@@ -86,7 +88,12 @@ def prepare(raw: str | Path, out: str | Path, *, overwrite: bool = False) -> Log
     described = schema()
     parts = split_frame(frame, described)
     return write_log(
-        out, parts, described, overwrite=overwrite, notes={"files": list(COLUMNS)} | report.notes()
+        out,
+        parts,
+        described,
+        overwrite=overwrite,
+        notes={"files": list(COLUMNS)} | report.notes(),
+        tell=tell,
     )
 
 

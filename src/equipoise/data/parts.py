@@ -12,6 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from equipoise.data.delimited import Delimited, check_names
+from equipoise.data.tell import Tell, silent, told
 from equipoise.data.write import CHUNK
 
 OLDEST = pl.CompatLevel.oldest()
@@ -118,8 +119,9 @@ class CsvPart:
         number: int,
         types: Mapping[str, Any] | None,
         most: int | None,
+        tell: Tell = silent,
     ) -> None:
-        self.text, self.name, self.most = Delimited(path, name, types), name, most
+        self.text, self.name, self.most, self.tell = Delimited(path, name, types), name, most, tell
         self.file = room / f"{number}.arrow"
         self.columns, self.types = self.text.columns, self.text.types
         self.kept: list[str] = list(self.columns)
@@ -161,10 +163,10 @@ class CsvPart:
     def _spill(self) -> int:
         """Write the typed rows; return how many. Read again, once, if a column turned out to be text."""
         while True:
-            before, rows = self.text.state, 0
+            before, rows, frames = self.text.state, 0, self.text.frames(self.kept)
             with self.file.open("wb") as file:
                 writer = None
-                for frame in self.text.frames(self.kept):
+                for frame in told(frames, self.tell, f"reading {self.name}", self.most, pl.DataFrame.__len__):
                     if self.most is not None:
                         frame = frame.head(self.most - rows)
                     rows += frame.height

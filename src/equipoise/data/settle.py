@@ -13,6 +13,7 @@ from equipoise.data.late import Delays, LateNote, find_moments, late_label, late
 from equipoise.data.sampling import Rate, sample
 from equipoise.data.schema import Schema
 from equipoise.data.seen import FEW, corrected, delays_for, seen_columns
+from equipoise.data.tell import Tell, silent, told
 
 Piece = tuple[str, pl.DataFrame]
 Pieces = Callable[[], Iterable[Piece]]
@@ -25,6 +26,9 @@ class Settled:
 
     Labels with a correction get a column of F (see `seen.py`) from the second pass on, whose delays the first one learns unless given.
 
+    Args:
+        rows: of all pieces, where known, for `tell`, which hears how far each pass is.
+
     Attributes:
         notes: those given; when a pass has ended also "late" (see docs/labels.md), "sampled", and lines in "suspects".
     """
@@ -35,11 +39,16 @@ class Settled:
         raw: Pieces,
         notes: Mapping[str, Any] | None = None,
         delays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        rows: int | None = None,
+        tell: Tell = silent,
     ) -> None:
         self.schema, self.raw, self.given = schema, raw, dict(notes or {})
+        self.rows, self.tell = rows, tell
         self.notes: dict[str, Any] = dict(self.given)
         self.late = late_labels(schema)
-        self.as_of, self.moments = find_moments(schema, raw()) if self.late else (0, {})
+        self.as_of, self.moments = (
+            find_moments(schema, self._read("looking for late labels")) if self.late else (0, {})
+        )
         self.rate = Rate(schema)
         self.delays = delays
 
@@ -49,15 +58,18 @@ class Settled:
             return self.schema
         return self.schema.model_copy(update={"sampling": self.rate.sampling()})
 
-    def pieces(self) -> Iterable[Piece]:
-        """Return the pieces, from the start."""
-        return self._pass() if self.late or self.schema.negatives is not None else self.raw()
+    def pieces(self, what: str) -> Iterable[Piece]:
+        """Return the pieces, from the start; `what` is told to be done with them."""
+        return self._pass(what) if self.late or self.schema.negatives is not None else self._read(what)
 
-    def _pass(self) -> Iterator[Piece]:
+    def _read(self, what: str) -> Iterator[Piece]:
+        return told(self.raw(), self.tell, what, self.rows, lambda piece: piece[1].height)
+
+    def _pass(self, what: str) -> Iterator[Piece]:
         counters = [LateNote(label) for label in self.late]
         seen: dict[str, int] = {}
         kept: dict[str, int] = {}
-        for split, frame in self.raw():
+        for split, frame in self._read(what):
             first = seen.get(split, 0)
             seen[split] = first + frame.height
             numbers = first + np.arange(frame.height)

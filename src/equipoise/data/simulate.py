@@ -15,6 +15,7 @@ from equipoise.data.features import Categorical, Numerical
 from equipoise.data.label import Label
 from equipoise.data.schema import Schema, SplitRule
 from equipoise.data.store import SPLITS, Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import CHUNK, Piece, check_place, write_log, write_pieces
 from equipoise.names import nearest
 
@@ -253,12 +254,13 @@ def simulate(
     funnel: bool = False,
     shape: str = "study",
     overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     """Write a simulated log of `rows_` rows (60 % train, 10 % valid, 30 % test) with its truth, and return it.
 
     Args:
         seed: of the world. row_seed: of the rows, default the same number (the streams differ).
-        relation, funnel, shape: see `world`.
+        relation, funnel, shape: see `world`. tell: see `write_log`.
 
     Raises:
         ValueError: fewer than 1000 rows, an unknown relation or shape, `out` exists.
@@ -276,9 +278,10 @@ def simulate(
     notes = {"simulated": facts}
     cut = [0, int(rows_ * 0.6), int(rows_ * 0.7), rows_]
     if rows_ <= WHOLE:
+        tell("drawing rows", 0, rows_)
         frame = rows(of, rows_, row_seed)
         frames = {name: frame[a:b] for name, a, b in zip(SPLITS, cut, cut[1:], strict=False)}
-        return write_log(out, frames, described, truth=truth, overwrite=overwrite, notes=notes)
+        return write_log(out, frames, described, truth=truth, overwrite=overwrite, notes=notes, tell=tell)
 
     def pieces() -> Iterator[Piece]:
         start = 0
@@ -290,4 +293,4 @@ def simulate(
             start += chunk.height
 
     check_place(Path(out), overwrite)
-    return write_pieces(Path(out), pieces, described, truth=truth, notes=notes)
+    return write_pieces(Path(out), pieces, described, truth=truth, notes=notes, rows=rows_, tell=tell)

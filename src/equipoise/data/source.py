@@ -14,6 +14,7 @@ import polars as pl
 
 from equipoise.data.parts import CsvPart, FramePart, ParquetPart, Part
 from equipoise.data.paths import CSV, PARQUET, copied, local
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import CHUNK
 
 
@@ -166,6 +167,7 @@ def open_source(
     *,
     room: Path | None = None,
     max_rows: int | None = None,
+    tell: Tell = silent,
 ) -> Source:
     """Return the rows of a data frame, a file, a folder or glob of files (sorted by name) or a remote path, as a stream.
 
@@ -174,7 +176,8 @@ def open_source(
 
     Args:
         types: of some columns of a CSV; the others are inferred. room: an existing folder for copies and typed rows; default a temporary one
-            that lives as long as the source. max_rows: how many rows to read at most.
+            that lives as long as the source. max_rows: how many rows to read at most. tell: hears how far the
+            reading of a CSV is, which is done once, and when files are copied.
 
     Raises:
         ValueError: no such file, another kind of file, files of different columns or types, a file that cannot be read.
@@ -184,6 +187,8 @@ def open_source(
     keep = None if room is not None else _Room()
     room = room if room is not None else keep.path  # type: ignore[union-attr]
     remote = "://" in str(raw)
+    if remote:
+        tell(f"copying {raw}", 0, None)
     found = copied(str(raw), room) if remote else [(path, str(path)) for path in local(str(raw))]
     parts: list[Part] = []
     for number, (path, name) in enumerate(found):
@@ -192,7 +197,7 @@ def open_source(
             if kind.endswith(PARQUET):
                 parts.append(ParquetPart(path, name))
             elif kind.endswith(CSV):
-                parts.append(CsvPart(path, name, room, number, types, max_rows))
+                parts.append(CsvPart(path, name, room, number, types, max_rows, tell))
             else:
                 raise ValueError(f"data {name!r} must end in .csv, .tsv or .parquet (or .csv.gz)")
         except pl.exceptions.PolarsError as error:

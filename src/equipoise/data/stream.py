@@ -20,6 +20,7 @@ from equipoise.data.schema import Schema
 from equipoise.data.source import Source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
+from equipoise.data.tell import Tell, silent, told
 from equipoise.data.write import Piece, full, write_pieces
 from equipoise.names import nearest
 
@@ -118,7 +119,14 @@ def log_bytes(schema: Schema, rows: int) -> int:
     return rows * (width + 8 * (1 + (schema.group is not None) + (schema.time is not None)))
 
 
-def write_source(out: Path, source: Source, schema: Schema, *, notes: Mapping[str, Any] | None = None) -> Log:
+def write_source(
+    out: Path,
+    source: Source,
+    schema: Schema,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    tell: Tell = silent,
+) -> Log:
     """Write the prepared log of a source and return it; `out` must be checked before. A log that is there is replaced.
 
     Raises:
@@ -146,7 +154,11 @@ def write_source(out: Path, source: Source, schema: Schema, *, notes: Mapping[st
             first += chunk.height
 
     try:
-        splitter = Splitter.fit(schema, _Watched(source, chunks))
+
+        def times_or_groups(wanted: Sequence[str]) -> Iterator[tuple[pl.DataFrame, int]]:
+            return told(chunks(wanted), tell, "finding the splits", rows, lambda found: found[0].height)
+
+        splitter = Splitter.fit(schema, _Watched(source, times_or_groups))
 
         def pieces() -> Iterator[Piece]:
             seen: set[str] = set()
@@ -159,7 +171,7 @@ def write_source(out: Path, source: Source, schema: Schema, *, notes: Mapping[st
                     f"split {empty[0]!r} must have rows, got none; check the split rule of the schema"
                 )
 
-        return write_pieces(out, pieces, schema, notes=notes)
+        return write_pieces(out, pieces, schema, notes=notes, rows=rows, tell=tell)
     except ValueError as error:
         fault = None if at is None else first_fault(at[0], schema)
         if fault is None or at is None:

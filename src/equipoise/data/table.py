@@ -21,6 +21,7 @@ from equipoise.data.source import open_source
 from equipoise.data.splits import Splitter
 from equipoise.data.store import SPLITS, Log
 from equipoise.data.stream import inferred_schema, workplace, write_source
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import check_place
 
 
@@ -124,6 +125,7 @@ def prepare_table(
     as_of: str | int | None = None,
     max_rows: int | None = None,
     overwrite: bool = False,
+    tell: Tell = silent,
 ) -> tuple[Log, list[str]]:
     """Prepare a table, with a schema or with one inferred from `labels`; return the log and the suspects' lines.
 
@@ -131,7 +133,7 @@ def prepare_table(
 
     Args:
         raw: a data frame, file, folder, glob or remote path, see `open_source`. out: folder of the log.
-        max_rows: how many rows to read at most.
+        max_rows: how many rows to read at most. tell: see `write_log`.
 
     Raises:
         ValueError: as `open_source`, `infer_schema`, `Splitter` and `write_log` say, with file, column and row where one is at fault.
@@ -142,7 +144,7 @@ def prepare_table(
     out = Path(out)
     check_place(out, overwrite)
     with workplace(out) as room:
-        source = open_source(raw, room=room, max_rows=max_rows)
+        source = open_source(raw, room=room, max_rows=max_rows, tell=tell)
         if schema is None:
             inferred = inferred_schema(source, labels, time=time, group=group, weight=weight, split=split)
         else:
@@ -155,7 +157,7 @@ def prepare_table(
         if as_of is not None:
             inferred = inferred._replace(schema=inferred.schema.model_copy(update={"as_of": as_of}))
         notes = {"suspects": [*inferred.suspects, *asked_for(inferred.schema)]}
-        log = write_source(out, source, inferred.schema, notes=notes)
+        log = write_source(out, source, inferred.schema, notes=notes, tell=tell)
     return log, list(log.manifest["notes"]["suspects"])
 
 

@@ -13,6 +13,7 @@ from equipoise.data.published import Report
 from equipoise.data.raw import LINE, Text, beside, check_domain, header_of, spill
 from equipoise.data.schema import Schema
 from equipoise.data.store import Log
+from equipoise.data.tell import Tell, silent
 from equipoise.data.write import hold_out, write_log
 from equipoise.names import nearest
 
@@ -46,6 +47,7 @@ def prepare(
     split_by: str = "user",
     seed: int = 0,
     overwrite: bool = False,
+    tell: Tell = silent,
 ) -> Log:
     r"""Prepare `QK-video.csv` or `ctr_data_1M.csv`, the file or a folder with one of them.
 
@@ -69,6 +71,7 @@ def prepare(
     text = Text(files[0], {n: types.get(n, pl.String) for n in names}, header=True, null="\\N")
     report = Report("Tenrec")
     with beside(out, files, overwrite, 8) as room:
+        tell(f"reading {files[0].name}", 0, None)
         rows = spill(text.scan().select(LINE, *types), room / "rows", [text])
         for task in tasks:
             check_domain(rows, task, (0, 1), files[0])
@@ -79,6 +82,7 @@ def prepare(
         keys = dict(zip(("train", "valid"), hold_out(rest, None, 1 / 9, seed + 1), strict=True)) | {
             "test": test
         }
+        tell("drawing the splits", 0, None)
         parts = {
             name: spill(
                 rows.lazy().filter(pl.col(key).is_in(part[key].implode(), nulls_equal=True)), room / name
@@ -90,4 +94,4 @@ def prepare(
                 "split_by=row: a user's rows lie in training and test, as in the published benchmark"
             )
         notes = {"files": [files[0].name], "seed": seed, "split_by": split_by}
-        return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes())
+        return write_log(out, parts, described, overwrite=overwrite, notes=notes | report.notes(), tell=tell)

@@ -25,6 +25,7 @@ from equipoise.data.schema import Schema
 from equipoise.data.settle import Settled
 from equipoise.data.shards import ShardWriter
 from equipoise.data.store import FORMAT, SPLITS, Log
+from equipoise.data.tell import Tell, silent
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +45,7 @@ def write_log(
     truth: Mapping[str, str] | None = None,
     overwrite: bool = False,
     notes: Mapping[str, Any] | None = None,
+    tell: Tell = silent,
 ) -> Log:
     """Write a prepared log and return it. Built in a folder beside `path` and renamed, so it is whole or not there.
 
@@ -57,6 +59,7 @@ def write_log(
         overwrite: replace an existing log.
         notes: more facts for the manifest; its "suspects" are lines to show a person, and get the lines of
             `Encoder.remarks` (missing numbers, contradicted funnels) after them.
+        tell: called with (what is being done, rows done, rows in all or None), see `data.tell`.
 
     Raises:
         ValueError: `path` exists, an empty split, columns as `encode.py` says.
@@ -76,7 +79,8 @@ def write_log(
             for start in range(0, frames[name].height, CHUNK):
                 yield name, frames[name].slice(start, CHUNK)
 
-    return write_pieces(path, pieces, schema, truth=truth, notes=notes)
+    rows = sum(frames[name].height for name in SPLITS)
+    return write_pieces(path, pieces, schema, truth=truth, notes=notes, rows=rows, tell=tell)
 
 
 def write_pieces(
@@ -86,14 +90,21 @@ def write_pieces(
     *,
     truth: Mapping[str, str] | None = None,
     notes: Mapping[str, Any] | None = None,
+    rows: int | None = None,
+    tell: Tell = silent,
 ) -> Log:
-    """Write a prepared log of rows that come in pieces; see `write_log`. A log that is there is replaced."""
-    settled = Settled(schema, pieces, notes)
-    pieces = settled.pieces
-    encoder = Encoder.fit(schema, lambda: (frame for name, frame in pieces() if name == "train"))
+    """Write a prepared log of rows that come in pieces; see `write_log`. A log that is there is replaced.
+
+    `rows` of all pieces, where known, is for `tell`.
+    """
+    settled = Settled(schema, pieces, notes, rows=rows, tell=tell)
+    learning = "learning ids and scaling"
+    encoder = Encoder.fit(
+        schema, lambda: (frame for name, frame in settled.pieces(learning) if name == "train")
+    )
     schema = settled.described()
     with whole(path) as beside:
-        _fill(beside, pieces, schema, encoder, truth, settled.notes)
+        _fill(beside, lambda: settled.pieces("writing the log"), schema, encoder, truth, settled.notes)
     return Log.open(path)
 
 

@@ -50,7 +50,8 @@ class Method(Protocol):
             (Gram [P, P]).
         any_level: whether it looks at no entry of the statistic, so that every level will do.
         scale: its own scale rule.
-        total: what its raw weights sum to: "one", "tasks" (T), or None where nothing is promised.
+        total: what its raw weights sum to: "one", "tasks" (T), "given" (what `__call__` returns whatever the statistic and the state,
+            from `present` and `tasks`), or None where nothing is promised. Coupled decay goes by it, see docs/pub.md.
         needs: names of the keyword extras it takes: losses [P], present (bool [T]), tasks (the P names), generator,
             step (from 1), cross [P, P] (rows of the step's first `backward` call against those of its second).
         solves: whether `solve(statistic, **needs) -> Solution` tells residual and status.

@@ -33,7 +33,7 @@ class Fixed:
     level: ClassVar[str] = "losses"
     any_level: ClassVar[bool] = True
     scale: ClassVar[str] = "raw"
-    total: ClassVar[str | None] = None
+    total: ClassVar[str | None] = "given"
     needs: ClassVar[tuple[str, ...]] = ("present", "tasks")
     solves: ClassVar[bool] = False
     paper: ClassVar[str] = "linear scalarisation with tuned weights"
