@@ -70,15 +70,14 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         )
         for name, members in {"mean": of_mean, **{t: [t] for t in binary}}.items():
             if members:
-                task = None if name == "mean" else name
-                luck = sum(luck_of(comparison, each["units"], task) for each in (side, sides[against]))
+                luck = sum(luck_of(comparison, each["units"], members) for each in (side, sides[against]))
                 estimates[at, name] = estimate(*found.of(members), tuning_variance=luck)
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
     versus = None
     if other is not None and of_mean and not sides[main]["failed"]:
         a, b = _scores(comparison, sides[main]), _scores(comparison, sides[other])
-        luck = sum(luck_of(comparison, sides[at]["units"]) for at in (main, other))
+        luck = sum(luck_of(comparison, sides[at]["units"], of_mean) for at in (main, other))
         versus = estimate(*contrast(test, of_mean, a, b, num_resamples).of(of_mean), tuning_variance=luck)
     adjusted = _adjust(estimates, sides, main, tasks, versus)
     for (at, name), value in estimates.items():
