@@ -179,7 +179,7 @@ def side_table(told: dict[str, Any]) -> str:
     head[at : at + 1] = ["95 % interval", "decision", "tasks won, lost, tied, undecided"]
     ceiling = rows[len(told["sides"]) :]
     for side, row in zip(told["sides"], rows, strict=False):
-        mean, by_task = side["contrasts"].get("mean"), counts.get(side["method"])
+        mean, by_task = side["mean"], counts.get(side["method"])
         interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
         told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
         row[at : at + 1] = [interval, row[at], told_counts]

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from comparing import made, made_log, side
 
+from equipoise.study import compare_page, present
+from equipoise.study.decide import holm
 from equipoise.study.findings import findings
 from equipoise.study.luck import luck_of
 from equipoise.study.tuning import Unit
@@ -20,9 +22,9 @@ def test_the_mean_over_one_task_is_that_task(tmp_path):
     found = findings(made(log, tmp_path / "out", worth), 50)
     assert found["tasks"]["like"]["grey"] and not found["tasks"]["click"]["grey"]
     for method in ("single", "uw", "pub"):
-        contrasts = side(found, method)["contrasts"]
+        mean, click = side(found, method)["mean"], side(found, method)["contrasts"]["click"]
         for part in PARTS:
-            assert contrasts["mean"][part] == pytest.approx(contrasts["click"][part], rel=1e-9), (
+            assert mean[part] == pytest.approx(click[part], rel=1e-9), (
                 method,
                 part,
             )
@@ -49,3 +51,47 @@ def test_luck_of_single_task_models_is_that_of_the_mean_s_tasks(tmp_path):
     alone = [luck_of(comparison, units, [task]) for task in ("a", "b")]
     assert min(alone) > 0 and luck_of(comparison, units, ["a", "b"]) == pytest.approx(np.sum(alone) / 4)
     assert luck_of(comparison, units[:1], ["b"]) == 0.0
+
+
+@pytest.mark.parametrize("name", ["mean", "other", "mean over tasks"])
+def test_a_task_may_have_any_name(tmp_path, name):
+    """What is said of a task and of the mean does not hang on what the task is called."""
+    worth = {"single": 0.5, "equal": 0.5, "uw": 0.53, "pub": 0.6}
+    told = []
+    for at, task in enumerate(("like", name)):
+        log = made_log(tmp_path / f"log{at}", {"click": 0.5, task: 0.3})
+        found = findings(made(log, tmp_path / f"out{at}", worth), 50)
+        told.append([found["primary"], found["best_other"], [each["counts"] for each in found["counts"]]])
+        told[-1] += [[s["mean"], *s["contrasts"].values()] for s in found["sides"]]
+        rows = present.contrasts(found)[1]
+        assert len(rows) == 3 * 3 and compare_page.page(found).count("<svg") == 3 + 1
+        told[-1].append([row[3:] for row in rows])
+    assert told[0] == told[1]
+
+
+def test_holm_is_over_all_but_the_primary_and_grey_tasks(tmp_path):
+    """Each p-value is Holm's of its own family: a model's contrasts without the primary and grey tasks, with the best other method."""
+    log = made_log(tmp_path / "log", {"click": 0.5, "like": 0.3, "rare": 0.05})
+    worth = {"single": 0.5, "equal": 0.5, "uw": 0.58, "famo": 0.5, "pub": 0.62}
+    found = findings(made(log, tmp_path / "out", worth), 50)
+    assert [t for t, fact in found["tasks"].items() if fact["grey"]] == ["rare"]
+    family = [s["mean"] for s in found["sides"] if s["mean"] and s["method"] != "pub"]
+    family += [c for s in found["sides"] for t, c in s["contrasts"].items() if t != "rare"]
+    family.append(found["best_other"])
+    assert len(family) == 3 + 4 * 2 + 1
+    adjusted = holm([each["p"] for each in family])
+    assert [each["adjusted"] for each in family] == pytest.approx(adjusted, abs=1e-15)
+    assert any(each["p"] < each["adjusted"] < 1 for each in family)
+    assert found["primary"]["adjusted"] == found["primary"]["p"]
+    grey = [s["contrasts"]["rare"] for s in found["sides"] if s["mean"]]
+    assert [c["adjusted"] for c in grey] == [1.0] * 4 and not any(c["decision"] == "win" for c in grey)
+
+
+def test_the_best_other_method_is_chosen_on_validation(tmp_path):
+    """famo is the better one on validation, uw on test rows, which have no say."""
+    log = made_log(tmp_path / "log", {"click": 0.5, "like": 0.3})
+    worth = {"single": 0.9, "equal": 0.5, "uw": (0.4, 0.7), "famo": (0.6, 0.3), "pub": 0.5}
+    found = findings(made(log, tmp_path / "out", worth), 50)
+    auc = {s["method"]: np.mean(s["metrics"]["click"]["auc"]) for s in found["sides"]}
+    assert auc["uw"] > auc["famo"] + 0.05
+    assert found["best_other"]["method"] == "famo" and found["best_other"]["difference"] > 0.03

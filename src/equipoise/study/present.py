@@ -8,6 +8,7 @@ import statistics
 from typing import Any
 
 SCREENING = "Screening, not evidence: fewer than 10 seeds."
+MEAN = "mean over tasks"
 Cells = list[list[str]]
 
 
@@ -115,7 +116,7 @@ def columns(findings: dict[str, Any], brief: bool = False) -> tuple[list[str], C
                 cells.append(_spread(side["metrics"][task].get("soft_auc")))
             if grouped and fact["metric"] == "auc":
                 cells.append(("~" if fact["gauc_grey"] else "") + _spread(side["metrics"][task].get("gauc")))
-        contrast = side["contrasts"].get("mean")
+        contrast = side["mean"]
         if contrast is None:
             cells += ["", "", ""]
         else:
@@ -147,7 +148,7 @@ def _brief(findings: dict[str, Any]) -> tuple[list[str], Cells]:
         cells = [
             ("~" if tasks[t]["grey"] else "") + _spread(side["metrics"][t].get(m)) for t, m in metrics.items()
         ]
-        c = side["contrasts"].get("mean")
+        c = side["mean"]
         said = ["", ""] if c is None else [f"{c['difference']:+.4f}", c["decision"]]
         rows.append([name, *cells, *said, "" if side["cost"] is None else f"{side['cost']:.2f}"])
     if plan["data"]["simulated"]:
@@ -190,13 +191,15 @@ def contrasts(findings: dict[str, Any]) -> tuple[list[str], Cells]:
     ]
     rows = []
     for side in findings["sides"]:
+        shown = [] if side["mean"] is None else [(MEAN, side["mean"])]
         for task, c in side["contrasts"].items():
-            grey = "~" if task != "mean" and findings["tasks"][task]["grey"] else ""
+            shown.append((("~" if findings["tasks"][task]["grey"] else "") + task, c))
+        for name, c in shown:
             rows.append(
                 [
                     side["model"],
                     side["method"],
-                    grey + task,
+                    name,
                     f"{c['difference']:+.4f}",
                     _interval(c),
                     f"{c['seed_se']:.4f}",
