@@ -25,7 +25,7 @@ from equipoise.study import cells, compare, compare_page, present, published, sp
 from equipoise.study.contrast import contrast
 from equipoise.study.delong import delong, placements
 from equipoise.study.findings import findings
-from equipoise.study.forecast import Forecast, hanley_mcneil
+from equipoise.study.forecast import Forecast
 from equipoise.study.forest import Bar, forest
 
 TASKS = ("click", "like", "purchase")
@@ -499,15 +499,6 @@ def test_a_budget_drops_secondary_methods_from_the_end(log):
     assert kept.methods == ("single", "equal", "fixed", "uw", "pub") and kept.dropped == ("famo",)
     with pytest.raises(ValueError, match="must hold the primary contrast"):
         compare.trim(plan, expected, 2.0)
-
-
-def test_hanley_and_mcneil_agree_with_delong_on_exponential_scores():
-    rng = np.random.default_rng(2)
-    y = np.arange(4000) < 400
-    s = np.where(y, 3.0, 1.0) * rng.exponential(size=len(y))  # AUC = 3 / 4, the model behind their formula
-    p = placements(y, s)
-    se = math.sqrt(delong(y, p, placements(y, rng.permutation(len(y)) * 0.0))[1])
-    assert hanley_mcneil(400, 3600, 0.75) == pytest.approx(se, rel=0.08)
 
 
 def test_every_form_of_the_findings_is_written(finished):
