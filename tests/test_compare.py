@@ -177,7 +177,7 @@ def test_tuning_takes_the_best_mean_then_decay_and_rate_together():
     assert {j.config["seed"] for j in asked[-1]} == {1001}  # the run-off
     assert sum(len(jobs) for jobs in asked) == setup.num_runs + 4  # two rates more
     assert (found.lr, found.chosen["weight_decay"], found.value) == (0.01, 3e-4, 0.7)
-    assert found.others[0] == tuning.Tried({"lr": 0.03, "set": {}, "weight_decay": 0.0}, 0.6, 1)
+    assert found.others[0] == tuning.Tried({"lr": 0.03, "set": {}, "weight_decay": 0.0}, 0.6, 2)
     assert len(found.others) == 1 + setup.num_candidates
 
 
@@ -205,6 +205,36 @@ def test_a_side_with_constants_tries_them_at_its_best_decay_with_as_many_runs():
     )  # all it has; the rest is decay
 
 
+@pytest.mark.parametrize("best", [0.0, 1e-5, 1e-4])
+@pytest.mark.parametrize("seeds", [(1000,), (1000, 1001), (1000, 1001, 1002)])
+def test_every_side_is_tuned_with_the_same_number_of_runs_no_two_alike(best, seeds):
+    """Where no decay is best, the rates beside the best are the grid's: they are not run, or counted, again, but decay goes on."""
+    setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}}, tuning_seeds=seeds)
+    names = ("equal", "fixed", "uw", "cagrad", "aligned_mtl", "pub")
+    units = [*(tuning.Unit("mmoe", name) for name in names), tuning.Unit("mmoe", "single", "click")]
+
+    def values(config):
+        away = abs(math.log10(config["lr"] / 1e-3)) + 0.05 * (config["weight_decay"] != best)
+        return outcome(-away - 0.01 * bool(config["set"]))
+
+    perform, asked = answer(values)
+    found = tuning.tune_all(units, setup, perform)
+    runs = [job.name for jobs in asked for job in jobs]
+    assert (
+        len(runs)
+        == len(set(runs))
+        == setup.num_runs * len(units)
+        == (4 * len(seeds) + 8 + 3 * (len(seeds) - 1)) * 7
+    )
+    for unit in units:
+        settings = [(lr, setup.job(unit, lr, 0).name) for lr in found[unit].tried]
+        settings += [(o["lr"], setup.job(unit, o["lr"], 0, o).name) for o, *_ in found[unit].others[1:]]
+        assert len(set(settings)) == len(settings) == 4 + setup.num_candidates
+        assert found[unit].lr == 1e-3 and found[unit].chosen == {"set": {}, "weight_decay": best}
+        rates = {o["lr"] for o, *_ in found[unit].others[1:]}
+        assert rates == ({1e-3, 3e-4, 3e-3} if best else {1e-3})
+
+
 def test_a_lucky_run_is_run_again_before_it_is_chosen():
     setup = tuning.Setup("log", TASKS, RATES, {}, {"mmoe": {}})
 
@@ -219,7 +249,9 @@ def test_a_lucky_run_is_run_again_before_it_is_chosen():
     unit = tuning.Unit("mmoe", "equal")
     found = tuning.tune_all([unit], setup, perform)[unit]
     assert (found.chosen["weight_decay"], found.value) == (1e-5, pytest.approx(0.8))
-    assert sorted(each.num_seeds for each in found.others) == [1] * 6 + [2] * 3
+    # three of the further runs, and the default, which the grid ran with both seeds
+    assert sorted(each.num_seeds for each in found.others) == [1] * 5 + [2] * 4
+    assert found.others[0] == tuning.Tried({"lr": 3e-3, "set": {}, "weight_decay": 0.0}, 0.5, 2)
     lucky = next(each for each in found.others if each.option["weight_decay"] == 1e-4 and each.num_seeds == 2)
     assert lucky.value == pytest.approx((0.9 + 0.55) / 2)
 
@@ -334,7 +366,7 @@ def test_luck_in_tuning_is_in_every_contrast(finished):
 def test_the_number_of_tuning_seeds_can_be_chosen(log):
     plan = tiny(log, num_tuning_seeds=4)
     assert plan.tuning_seeds == (1000, 1001, 1002, 1003)
-    assert plan.setup(log).num_runs == 2 * 4 + 1 + 2 * 3
+    assert plan.setup(log).num_runs == 2 * 4 + 1 + 1 * 3
     with pytest.raises(ValueError, match="num_tuning_seeds must lie in 1"):
         tiny(log, num_tuning_seeds=0)
 
