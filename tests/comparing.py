@@ -14,14 +14,19 @@ from equipoise.study.tuning import Tried, Tuned
 ROWS = 1200
 
 
-def made_log(path, rates, groups=None, seed=0):
-    """A log of one feature and these tasks {name: share of positives}; validation and test rows are alike, `groups` are of the test rows."""
+def made_log(path, rates, groups=None, seed=0, same_group=None):
+    """A log of one feature and these tasks {name: share of positives}; validation and test rows are alike, `groups` are of the test rows.
+
+    `same_group`: a task with test positives in group 0 alone.
+    """
     rng = np.random.default_rng(seed)
     num = 3 * ROWS
     columns = {"x": rng.normal(size=num), "split": np.repeat(["train", "valid", "test"], ROWS)}
     columns |= {task: (rng.random(num) < rate).astype(int) for task, rate in rates.items()}
     if groups is not None:
         columns["g"] = np.concatenate([np.arange(2 * ROWS) % 40, 1000 + np.asarray(groups)])
+    if same_group is not None:
+        columns[same_group][2 * ROWS :] = np.where(np.asarray(groups) == 0, 1, 0)
     frame = pl.DataFrame(columns)
     group = None if groups is None else "g"
     return from_frame(frame, labels=list(rates), group=group, split="split", out=path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comparing import made, made_log, side
+from comparing import ROWS, made, made_log, side
 
 from equipoise.study import compare_page, present
+from equipoise.study.contrast import contrast
 from equipoise.study.decide import holm
 from equipoise.study.findings import findings
 from equipoise.study.luck import luck_of
@@ -95,3 +96,63 @@ def test_the_best_other_method_is_chosen_on_validation(tmp_path):
     auc = {s["method"]: np.mean(s["metrics"]["click"]["auc"]) for s in found["sides"]}
     assert auc["uw"] > auc["famo"] + 0.05
     assert found["best_other"]["method"] == "famo" and found["best_other"]["difference"] > 0.03
+
+
+def test_one_group_of_test_rows_is_no_group(tmp_path):
+    """Between groups nothing is known; the variance was exactly 0. It is that of rows, and the report says so."""
+    rates, worth = {"click": 0.5, "like": 0.3}, {"single": 0.5, "equal": 0.5, "pub": 0.5}
+    told = []
+    for at, groups in enumerate((None, np.zeros(ROWS, int))):
+        log = made_log(tmp_path / f"log{at}", rates, groups)
+        told.append(findings(made(log, tmp_path / f"out{at}", worth), 50))
+    rows, one = (side(found, "pub") for found in told)
+    assert (
+        rows["mean"] == one["mean"] and rows["contrasts"] == one["contrasts"] and rows["mean"]["test_se"] > 0
+    )
+    assert "of one group" in " ".join(present.heading(told[1]))
+    assert "group" not in " ".join(present.heading(told[0]))
+
+
+@pytest.mark.parametrize("num, said", [(3, True), (40, False)])
+def test_few_test_groups_are_counted_in_the_report(tmp_path, num, said):
+    log = made_log(tmp_path / "log", {"click": 0.5, "like": 0.3}, np.arange(ROWS) % num)
+    found = findings(made(log, tmp_path / "out", {"equal": 0.5, "pub": 0.5}), 50)
+    assert {fact["groups"] for fact in found["tasks"].values()} == {num}
+    assert (f"({num} of click, {num} of like)" in " ".join(present.heading(found))) == said
+    limited = present.limit({**found["primary"], "larger": "test rows"}, found["tasks"], [0, 1])
+    assert ("3 hold a class" if said else "positives of like") in limited
+
+
+def test_a_class_in_one_group_alone_is_grey(tmp_path):
+    groups = np.maximum(np.arange(ROWS) // 10 - 40, 0)  # the first of 81 holds 410 rows
+    log = made_log(tmp_path / "log", {"click": 0.5, "odd": 0.5}, groups, same_group="odd")
+    found = findings(made(log, tmp_path / "out", {"equal": 0.5, "pub": 0.5}), 50)
+    assert "in one group" in found["tasks"]["odd"]["grey"] and found["tasks"]["odd"]["groups"] == 1
+    assert set(side(found, "pub")["contrasts"]) == {"click"} and found["primary"] is not None
+
+
+class Rows:
+    """A test split of one task."""
+
+    def __init__(self, y, group):
+        self.y, self.group = y, group
+
+    def __len__(self):
+        return len(self.y)
+
+    def labels(self, task):
+        return self.y, np.ones(len(self.y), bool)
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_intervals_of_few_groups_cover(num):
+    """Sides that are equal over all groups and differ in each: without the factor and degrees of freedom .77 to .89 held 0."""
+    rng, inside = np.random.default_rng(num), 0
+    group = np.repeat(np.arange(num), 40)
+    for _ in range(200):
+        y = (rng.random(len(group)) < 0.3).astype(float)
+        worth = 1 + 0.4 * rng.normal(size=(2, num))
+        a, b = ([{"t": w[group] * y + rng.normal(size=len(y))} for _ in range(3)] for w in worth)
+        low, high = contrast(Rows(y, group), ["t"], a, b, 0).estimate(["t"]).interval
+        inside += low <= 0 <= high
+    assert inside > 0.92 * 200  # .95 but for two standard errors

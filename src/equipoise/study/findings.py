@@ -8,7 +8,7 @@ from typing import Any
 from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, contrast
 from equipoise.study.decide import decide, holm
-from equipoise.study.estimate import Estimate, estimate
+from equipoise.study.estimate import Estimate
 from equipoise.study.luck import luck_of
 from equipoise.study.published import published
 from equipoise.study.sides import is_thin, scores_of, side_of, task_of
@@ -64,14 +64,14 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         for name, members in wanted.items():
             if members:
                 luck = sum(luck_of(comparison, each["units"], members) for each in (side, sides[against]))
-                estimates[at, name] = estimate(*found.of(members), tuning_variance=luck)
+                estimates[at, name] = found.estimate(members, luck)
     main = next(i for i, s in enumerate(sides) if (s["model"], s["method"]) == (plan.models[0], plan.primary))
     other = _best_other(comparison, sides, main)
     versus = None
     if other is not None and of_mean and not sides[main]["failed"]:
         a, b = scores_of(comparison, sides[main]), scores_of(comparison, sides[other])
         luck = sum(luck_of(comparison, sides[at]["units"], of_mean) for at in (main, other))
-        versus = estimate(*contrast(test, of_mean, a, b, num_resamples).of(of_mean), tuning_variance=luck)
+        versus = contrast(test, of_mean, a, b, num_resamples).estimate(of_mean, luck)
     adjusted, of_versus = _adjust(estimates, sides, main, tasks, versus)
     for (at, name), value in estimates.items():
         told = _contrast(value, adjusted[at, name], plan.margin)

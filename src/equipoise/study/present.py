@@ -9,6 +9,8 @@ from typing import Any
 
 SCREENING = "Screening, not evidence: fewer than 10 seeds."
 MEAN = "mean over tasks"
+FEW_GROUPS = 20
+"""Test groups under which the report says how many there are."""
 Cells = list[list[str]]
 
 
@@ -35,10 +37,27 @@ def heading(findings: dict[str, Any]) -> list[str]:
             f"{plan['origins']} rolling origins: each test period is predicted from the rows before it, tuned on the earliest's validation "
             "rows; AUC is taken within a period, weighted by its positives."
         )
+    lines += _few_groups(findings["tasks"])
     if plan["dropped"]:
         lines.append(f"Left out for the budget: {', '.join(plan['dropped'])}.")
     lines += [f"{task}: {fact['grey']}" for task, fact in findings["tasks"].items() if fact["grey"]]
     return lines
+
+
+def _few_groups(tasks: dict[str, Any]) -> list[str]:
+    """Return what is to be said of test rows in so few groups that the error between them is hardly known, a sentence or none."""
+    counts = {task: fact["groups"] for task, fact in tasks.items() if fact["groups"] is not None}
+    if not counts or min(counts.values()) >= FEW_GROUPS:
+        return []
+    if set(counts.values()) <= {0, 1}:
+        return [
+            "All test rows are of one group, so no error between groups is known: rows are taken as independent, and the intervals hold for "
+            "this group only."
+        ]
+    said = ", ".join(f"{count} of {task}" for task, count in counts.items() if count < FEW_GROUPS)
+    return [
+        f"Few test groups hold a class ({said}): so few tell the error between groups badly, and the intervals are wider for it."
+    ]
 
 
 def verdict(findings: dict[str, Any], by_task: bool = True) -> list[str]:
@@ -80,6 +99,9 @@ def limit(contrast: dict[str, Any], tasks: dict[str, Any], seeds: list[int]) -> 
         counted = {name: t["positives"] for name, t in tasks.items() if t["positives"] is not None}
         clear = {name: number for name, number in counted.items() if not tasks[name]["grey"]} or counted
         fewest = min((number, name) for name, number in clear.items())
+        groups = [t["groups"] for name, t in tasks.items() if name in clear and t["groups"] is not None]
+        if groups and 1 < min(groups) < FEW_GROUPS:
+            return f"More seeds will not help, more test groups would ({min(groups)} hold a class): {parts}."
         return f"More seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]}): {parts}."
     if contrast["larger"] == "tuning":
         return f"What helps most is to tune with more seeds a setting (--tuning-seeds): {parts}."

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.data.store import Split
 from equipoise.study.cells import Outcome
 from equipoise.study.compare import Comparison
-from equipoise.study.contrast import Runs
+from equipoise.study.contrast import Runs, num_groups
 from equipoise.study.decide import MIN_GROUPS, MIN_POSITIVES
 from equipoise.study.luck import earliest
 from equipoise.study.origins import Pooled, shares
@@ -23,12 +23,16 @@ KEPT = ("auc", "gauc", "soft_auc", "ceiling", "logloss", "calibration", "xauc", 
 
 
 def task_of(test: Split | Pooled, task: str) -> dict[str, Any]:
-    """Return {"metric", "positives", "negatives", "eligible_groups", "grey", "gauc_grey"} of a task's test rows."""
+    """Return {"metric", "positives", "negatives", "groups", "eligible_groups", "grey", "gauc_grey"} of a task's test rows.
+
+    "groups": those that hold a class, the rarer of the two; None without groups, as in what is not binary.
+    """
     if test.schema.label(task).kind != "binary":
         return {
             "metric": "xauc",
             "positives": None,
             "negatives": None,
+            "groups": None,
             "eligible_groups": None,
             "grey": "no error of the test rows is known for xauc, so it enters no count",
             "gauc_grey": True,
@@ -40,28 +44,42 @@ def task_of(test: Split | Pooled, task: str) -> dict[str, Any]:
     if min(positives, negatives) < MIN_POSITIVES:
         which, few = ("positives", positives) if positives <= negatives else ("negatives", negatives)
         grey = f"only {few} test {which}, under {MIN_POSITIVES}: grey, enters no count"
-    eligible = None
+    groups, eligible = None, None
     if test.group is not None:
+        groups = num_groups(labels, known, test.group)
+        if groups == 1 and not grey and _has_groups(test):
+            grey = "a class has all its test rows in one group, so no error between groups is known: grey, enters no count"
         folds = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
-        groups = (test.group * (folds.max() + 1) + folds)[known]
-        eligible = len(np.intersect1d(groups[y], groups[~y]))
+        parts = (test.group * (folds.max() + 1) + folds)[known]
+        eligible = len(np.intersect1d(parts[y], parts[~y]))
     return {
         "metric": "auc",
         "positives": positives,
         "negatives": negatives,
+        "groups": groups,
         "eligible_groups": eligible,
         "grey": grey,
         "gauc_grey": eligible is None or eligible < MIN_GROUPS,
     }
 
 
+def _has_groups(test: Split | Pooled) -> bool:
+    """Whether the test rows are of more groups than one."""
+    group = test.group
+    return group is not None and bool((group != group[0]).any())
+
+
 def is_thin(test: Split | Pooled, task: str) -> bool:
-    """Whether resamples of a task's test groups would often lack a class: fewer than `FEW_GROUPS` groups have it in a period that counts."""
-    if test.group is None:
+    """Whether resamples of a task's test groups would often lack a class: fewer than `FEW_GROUPS` groups have it in a period that counts.
+
+    Not where all rows are of one group: they are then taken as independent.
+    """
+    if not _has_groups(test):
         return False
     labels, known = test.labels(task)
     strata = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
     weights, group = shares(labels, known, strata), test.group
+    assert group is not None
     return any(
         len(np.unique(group[known & (strata == stratum) & ((labels > 0) == positive)])) < FEW_GROUPS
         for stratum in np.flatnonzero(weights)
