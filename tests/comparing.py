@@ -62,15 +62,15 @@ def made(log, out, worth, *, seeds=3, primary="pub", settings=(0.0, -0.002, 0.00
                     scores[task] = w * y + rng.normal(size=len(y))
                     y, s = y[known], scores[task][known]
                     metrics[name][task] = {"auc": auc(y, s) if 0 < y.sum() < len(y) else None}
-            if setting is not None:
-                for task in tasks:
+            for task in tasks if setting is not None else ():
+                if metrics["valid"][task]["auc"] is not None:
                     metrics["valid"][task]["auc"] += settings[setting] + (
                         change(task, setting) if change else 0
                     )
             file = out / f"{at}-{seed}.npz"
             np.savez(file, **scores)
             known = [m["auc"] for m in metrics["valid"].values() if m["auc"] is not None]
-            return Outcome(float(np.mean(known)), metrics, 2.0 + at, 10, 10**8, None, str(file))
+            return Outcome(float(np.mean(known or [0.5])), metrics, 2.0 + at, 10, 10**8, None, str(file))
 
         comparison.runs[unit] = [run(seed) for seed in plan.seeds]
         comparison.tried[unit] = [[run(1000 + k, k), run(1001 + k, k)] for k in range(len(settings))]

@@ -131,6 +131,19 @@ def test_a_class_in_one_group_alone_is_grey(tmp_path):
     assert set(side(found, "pub")["contrasts"]) == {"click"} and found["primary"] is not None
 
 
+def test_delta_m_is_over_the_tasks_of_the_mean(tmp_path):
+    """A grey task's AUC is mostly noise, one without a class has none: they are in no mean, and end it not."""
+    log = made_log(tmp_path / "log", {"click": 0.5, "like": 0.3, "rare": 0.02, "none": 0.0})
+    found = findings(made(log, tmp_path / "out", {"single": 0.6, "equal": 0.5, "pub": 0.55}), 50)
+    assert found["tasks"]["rare"]["grey"] and found["tasks"]["none"]["grey"]
+    auc = {
+        s["method"]: {t: np.mean(s["metrics"][t]["auc"]) for t in ("click", "like")} for s in found["sides"]
+    }
+    wanted = [auc["pub"][t] / auc["single"][t] - 1 for t in ("click", "like")]
+    assert side(found, "pub")["delta_m"] == pytest.approx(100 * np.mean(wanted))
+    assert side(found, "single")["delta_m"] == pytest.approx(0.0, abs=1e-12)
+
+
 class Rows:
     """A test split of one task."""
 

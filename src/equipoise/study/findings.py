@@ -47,7 +47,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
         of_mean = binary
         for task in binary:
             tasks[task]["grey"] += "; so is every task, and the mean is over them all"
-    sides = [side_of(comparison, model, method) for model in plan.models for method in plan.methods]
+    sides = [side_of(comparison, model, method, of_mean) for model in plan.models for method in plan.methods]
     estimates: dict[Key, Estimate] = {}
     for at, side in enumerate(sides):
         if side["failed"] or side["method"] == plan.reference:

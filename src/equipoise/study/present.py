@@ -191,8 +191,8 @@ def _ceilings(findings: dict[str, Any]) -> dict[str, str]:
 
 
 NOTES = (
-    "AUC: mean over seeds (sd). ~: too few positives, or groups, to enter any count. delta_m: mean over tasks of the relative change of AUC "
-    "against the single-task models. step: time of training over its steps, validations between epochs and whatever else the machine did included, over the reference's "
+    "AUC: mean over seeds (sd). ~: too few positives, or groups, to enter any count. delta_m: mean over the tasks that are not ~ (all, where all are) of the relative "
+    "change of AUC against the single-task models. step: time of training over its steps, validations between epochs and whatever else the machine did included, over the reference's "
     "in the same model: a hint, docs/performance.md measures steps. memory: peak of a run's process. ceiling: soft AUC of the true probabilities."
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,8 @@ def is_thin(test: Split | Pooled, task: str) -> bool:
     )
 
 
-def side_of(comparison: Comparison, model: str, method: str) -> dict[str, Any]:
-    """Return a row without its contrasts: metrics by task and seed, delta_m, cost a step, memory, what was chosen."""
+def side_of(comparison: Comparison, model: str, method: str, of_mean: Sequence[str]) -> dict[str, Any]:
+    """Return a row without its contrasts: metrics by task and seed, delta_m over the tasks of the mean, cost a step, memory, what was chosen."""
     plan = comparison.plan
     units = [u for u in comparison.tuned if (u.model, u.method) == (model, method)]
     failed = next((t.failed for u in units if (t := comparison.tuned[u]).failed), None)
@@ -124,25 +125,24 @@ def side_of(comparison: Comparison, model: str, method: str) -> dict[str, Any]:
         side["step_seconds"] = sum(_step(found) for found in runs.values())
         peaks = [o.memory for o in outcomes if o.memory is not None]
         side["memory"] = max(peaks) if peaks else None
-        _relate(comparison, side)
+        _relate(comparison, side, of_mean)
     return side
 
 
-def _relate(comparison: Comparison, side: dict[str, Any]) -> None:
-    """Add what needs other rows: time a step over the reference's, delta_m against the single-task models."""
+def _relate(comparison: Comparison, side: dict[str, Any], of_mean: Sequence[str]) -> None:
+    """Add what needs other rows: time a step over the reference's, delta_m of these tasks' AUC against the single-task models'."""
     plan = comparison.plan
     reference = comparison.runs.get(Unit(side["model"], plan.reference))
     if reference and not any(o.failed for o in reference):
         side["cost"] = side["step_seconds"] / _step(reference)
     changes = []
-    for task, found in side["metrics"].items():
+    for task in of_mean:
         alone = comparison.runs.get(Unit(side["model"], "single", task))
-        metric = "auc" if "auc" in found else "xauc"
-        if not alone or any(o.failed for o in alone) or None in found[metric]:
+        if not alone or any(o.failed for o in alone):
             return
-        base = statistics.fmean(o.metrics["test"][task][metric] for o in alone)
-        changes.append((statistics.fmean(v for v in found[metric] if v is not None) - base) / base)
-    side["delta_m"] = 100 * statistics.fmean(changes)
+        base = statistics.fmean(o.metrics["test"][task]["auc"] for o in alone)
+        changes.append((statistics.fmean(side["metrics"][task]["auc"]) - base) / base)
+    side["delta_m"] = 100 * statistics.fmean(changes) if changes else None
 
 
 def _step(outcomes: list[Outcome]) -> float:
