@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -500,6 +501,12 @@ def test_a_folder_takes_no_other_plan(log, finished, tmp_path):
     [
         ({"methods": ["pubb"]}, "did you mean|method must be one of"),
         ({"models_": ["mmo"]}, "mmoe"),
+        ({"models_": ["mmoe", "mmoe"]}, "models must name each once, got 'mmoe' twice"),
+        ({"methods": ["equal", "uw", "uw"]}, "methods must name each once, got 'uw' twice.*equal#2"),
+        (
+            {"tasks": ["click", "like", "click"]},
+            "tasks must name each once, got 'click' twice in click, like, click",
+        ),
         ({"seeds": 1}, "seeds must be >= 2"),
         ({"primary": "equal"}, "another method than the reference"),
         ({"primary": "single"}, "row of its own"),
@@ -586,6 +593,15 @@ def test_a_forest_holds_every_interval_and_the_margin():
     )
     assert drawn.count("<polyline") == 2 and 'class="band"' in drawn and "win" in drawn
     assert "nothing to compare" in forest("t", "x", [], 0.002)
+
+
+@pytest.mark.parametrize("name", ["pub", "pub@representation+adatask+clippy", "n" * 60])
+def test_a_forest_has_room_for_its_names(name):
+    drawn = forest("t", "x", [Bar(name, 0.01, 0.005, 0.015, "win")], 0.002)
+    at = float(re.search(rf'x="([\d.]+)"[^>]*>{re.escape(name)}<', drawn)[1])
+    assert at >= 7.7 * len(name)  # the text ends there; letters are 14 px high on a phone, .55 of that wide
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', drawn)[1])
+    assert all(float(x) <= width for x in re.findall(r'x="([\d.]+)"', drawn))
 
 
 def test_the_command_plans_trains_and_goes_on(log, tmp_path):
