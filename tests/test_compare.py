@@ -382,7 +382,7 @@ def test_the_ceiling_stands_in_every_table(finished):
         text = (out / file).read_text()
         assert "ceiling" in text and ceiling in text, file
     head, rows = present.columns(found, brief=True)
-    assert rows[-1][:2] == ["ceiling", ceiling] and len(rows[-1]) == len(head)
+    assert rows[-1][:3] == ["ceiling", "soft AUC", ceiling] and len(rows[-1]) == len(head)
 
 
 def test_a_task_with_two_positives_is_grey_and_no_end_of_the_report(log, tmp_path):

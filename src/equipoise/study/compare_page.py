@@ -1,4 +1,4 @@
-"""The findings of a comparison -> its folder's files: report.html, table.md, table.tex, table.csv, findings.json."""
+"""The findings of a comparison -> its folder's files: report.html, table.md, table.tex, table.csv, differences.csv, findings.json."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def write(findings: dict[str, Any], out: Path) -> Path:
     write_text(out / "table.md", present.markdown(findings))
     write_text(out / "table.tex", present.latex(findings))
     write_text(out / "table.csv", present.as_csv(findings))
+    write_text(out / "differences.csv", present.differences_csv(findings))
     write_text(out / "report.html", page(findings))
     return out / "report.html"
 
@@ -45,7 +46,7 @@ def page(findings: dict[str, Any]) -> str:
         f"<h2>Every side</h2>{_table(*present.columns(findings))}<p>{html.escape(present.NOTES)}</p>"
     )
     parts.append(
-        "<h2>Differences from the reference</h2><p>Dot: mean over seeds; bar: 95 % interval of seeds and test rows together; "
+        "<h2>Differences from the reference</h2><p>Dot: mean over seeds; bar: 95 % interval of seeds, test rows and luck in tuning together, uncorrected; "
         f"band: the margin of {plan['margin']:g}.</p><main>{''.join(figures)}</main>"
     )
     parts.append(_table(*present.contrasts(findings)))
