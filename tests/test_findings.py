@@ -128,6 +128,8 @@ def test_a_class_in_one_group_alone_is_grey(tmp_path):
     log = made_log(tmp_path / "log", {"click": 0.5, "odd": 0.5}, groups, same_group="odd")
     found = findings(made(log, tmp_path / "out", {"equal": 0.5, "pub": 0.5}), 50)
     assert "in one group" in found["tasks"]["odd"]["grey"] and found["tasks"]["odd"]["groups"] == 1
+    said = " ".join(present.heading(found))
+    assert "of one group" not in said and "Few test groups" not in said  # click has 81
     assert set(side(found, "pub")["contrasts"]) == {"click"} and found["primary"] is not None
 
 

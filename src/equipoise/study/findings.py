@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from equipoise.study.compare import Comparison
 from equipoise.study.contrast import NUM_RESAMPLES, contrast
 from equipoise.study.decide import decide, holm
@@ -22,7 +24,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
 
     `num_resamples`: of test groups; see `equipoise.study.contrast.contrast`.
 
-    Keys: "plan"; "tasks" {task: metric, positives, groups, grey}; "sides", a row each, with metrics by task and seed, the
+    Keys: "plan"; "tasks" {task: metric, positives, groups, grey}; "num_groups" of the test rows; "sides", a row each, with metrics by task and seed, the
     differences from the reference, "mean" over tasks and "contrasts" by task, and what the side cost; "primary"; "best_other"; "counts"; "tuning"; "published".
 
     A task under `MIN_POSITIVES` test positives or test negatives is grey: shown, entered in no count and not in the mean,
@@ -84,6 +86,7 @@ def findings(comparison: Comparison, num_resamples: int = NUM_RESAMPLES) -> dict
     return {
         "plan": asdict(plan),
         "tasks": tasks,
+        "num_groups": None if test.group is None else len(np.unique(test.group)),
         "sides": sides,
         "primary": sides[main]["mean"],
         "best_other": None

@@ -53,24 +53,26 @@ def heading(findings: dict[str, Any]) -> list[str]:
             f"{plan['origins']} rolling origins: each test period is predicted from the rows before it, tuned on the earliest's validation "
             "rows; AUC is taken within a period, weighted by its positives."
         )
-    lines += _few_groups(findings["tasks"])
+    lines += _few_groups(findings)
     if plan["dropped"]:
         lines.append(f"Left out for the budget: {', '.join(plan['dropped'])}.")
     lines += [f"{task}: {fact['grey']}" for task, fact in findings["tasks"].items() if fact["grey"]]
     return lines
 
 
-def _few_groups(tasks: dict[str, Any]) -> list[str]:
+def _few_groups(findings: dict[str, Any]) -> list[str]:
     """Return what is to be said of test rows in so few groups that the error between them is hardly known, a sentence or none."""
-    counts = {task: fact["groups"] for task, fact in tasks.items() if fact["groups"] is not None}
-    if not counts or min(counts.values()) >= FEW_GROUPS:
-        return []
-    if set(counts.values()) <= {0, 1}:
+    if findings["num_groups"] == 1:
         return [
             "All test rows are of one group, so no error between groups is known: rows are taken as independent, and the intervals hold for "
             "this group only."
         ]
-    said = ", ".join(f"{count} of {task}" for task, count in counts.items() if count < FEW_GROUPS)
+    tasks = findings["tasks"]
+    counts = {task: fact["groups"] for task, fact in tasks.items() if fact["groups"] is not None}
+    clear = [task for task in counts if not tasks[task]["grey"]] or counts
+    said = ", ".join(f"{counts[task]} of {task}" for task in clear if counts[task] < FEW_GROUPS)
+    if not said:
+        return []
     return [
         f"Few test groups hold a class ({said}): so few tell the error between groups badly, and the intervals are wider for it."
     ]
