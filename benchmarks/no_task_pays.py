@@ -24,7 +24,7 @@ from rich.progress import Progress
 from equipoise.data import Log, kuairand
 from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.contrast import contrast
-from equipoise.study.estimate import Estimate, estimate
+from equipoise.study.estimate import Estimate
 from equipoise.study.origins import Pooled, make_origins, pool
 
 TASKS = ["is_click", "long_view", "is_like"]
@@ -255,7 +255,7 @@ def main() -> None:
         verdict: dict[str, Any] = {}
         for against in ("single task", "plain", fixed):
             measured = contrast(test, TASKS, scores[setting], scores[against])
-            each: dict[str, Estimate] = {task: estimate(*measured.of([task])) for task in TASKS}
+            each: dict[str, Estimate] = {task: measured.estimate([task]) for task in TASKS}
             held = {task: e.low(0.95) > BOUND[task] for task, e in each.items()}
             verdict[against] = {
                 t: {"difference": e.mean, "low": e.low(0.95), "se": e.se, "held": held[t]}

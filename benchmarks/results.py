@@ -178,23 +178,26 @@ def side_table(told: dict[str, Any], primary: str = "") -> str:
 
     `primary`: what stands in place of the primary contrast's decision.
 
-    Times of steps are left out: cells run beside each other and beside other work. docs/performance.md measures steps.
+    Times of steps and memory are left out: cells run beside each other and beside other work. docs/performance.md measures steps.
+    delta_m is, too.
     """
     head, rows = present.columns(told, brief=True)
-    timed = head.index("step")
-    head, rows = head[:timed] + head[timed + 1 :], [row[:timed] + row[timed + 1 :] for row in rows]
+    kept = [at for at, name in enumerate(head) if name not in present.LAST]
+    head, rows = [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
     counts = {entry["method"]: entry["counts"] for entry in told["counts"]}
     at = head.index("decision")
     head[at : at + 1] = ["95 % interval", "decision", "tasks won, lost, tied, undecided"]
-    ceiling = rows[len(told["sides"]) :]
-    for side, row in zip(told["sides"], rows, strict=False):
-        mean, by_task = side["contrasts"].get("mean"), counts.get(side["method"])
-        interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
-        told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
-        decision = primary if primary and side["method"] == told["plan"]["primary"] else row[at]
+    sides = iter(told["sides"])
+    for row in rows:
+        told_counts, interval, decision = "", "", row[at]
+        if row[0] and row[0] != "ceiling":  # the first row of a side
+            side = next(sides)
+            mean, by_task = side["mean"], counts.get(side["method"])
+            interval = "" if mean is None else f"{mean['low']:+.4f}, {mean['high']:+.4f}"
+            told_counts = "" if by_task is None else ", ".join(str(by_task[k]) for k in DECISIONS)
+            if primary and side["method"] == told["plan"]["primary"]:
+                decision = primary
         row[at : at + 1] = [interval, decision, told_counts]
-    for row in ceiling:
-        row += [""] * (len(head) - len(row))
     return present.table(head, rows)
 
 

@@ -29,7 +29,7 @@ from equipoise.study import present
 from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.choice import choice_variance
 from equipoise.study.contrast import contrast
-from equipoise.study.estimate import Estimate, estimate
+from equipoise.study.estimate import Estimate
 
 MODEL = "shared_bottom"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -192,7 +192,7 @@ def main() -> None:
             return None
         scores = [[{t: o.read(t) for t in runs.tasks} for o in each] for each in (mine, theirs)]
         tuning = luck(tried[side], mine) + luck(tried[plain], theirs) if searched else 0.0
-        return estimate(*contrast(test, runs.tasks, *scores).of(runs.tasks), tuning_variance=tuning)
+        return contrast(test, runs.tasks, *scores).estimate(runs.tasks, tuning)
 
     metric = "soft_auc" if runs.log.schema.simulated else "auc"
     head = ["side", "step", "minus plain, at its rate", "own rate"]

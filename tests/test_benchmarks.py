@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from comparing import ROWS, made, made_log
+
+from equipoise.study.findings import findings
 
 ROOT = Path(__file__).parents[1]
 REAL = Path(os.environ.get("EQUIPOISE_DATA", ROOT.parent / "shared" / "data"))
@@ -68,6 +72,24 @@ def front():
 @pytest.fixture
 def why(results):
     yield from script("why")
+
+
+def test_a_cell_s_table_has_a_row_a_side_with_its_interval(results, tmp_path):
+    log = made_log(tmp_path / "log", {"a": 0.5, "b": 0.3}, np.arange(ROWS) % 100)
+    worth = {"single": 0.5, "equal": 0.5, "uw": 0.5, "pub": 0.6}
+    told = findings(made(log, tmp_path / "out", worth), 50)
+    told["sides"][2]["failed"] = "diverged"
+    head, _, *rows = (line.strip("| ").split(" | ") for line in results.side_table(told).split("\n"))
+    assert head[:4] == ["side", "metric", "a", "b"] and head[-2:] == [
+        "decision",
+        "tasks won, lost, tied, undecided",
+    ]
+    assert "step" not in head and "memory MB" not in head
+    mean = told["primary"]
+    shown = dict(zip(head, next(row for row in rows if row[0] == "pub"), strict=True))
+    assert shown["95 % interval"] == f"{mean['low']:+.4f}, {mean['high']:+.4f}"
+    assert shown["decision"] == mean["decision"] and sum(map(int, shown[head[-1]].split(", "))) == 2
+    assert ["uw", "failed: diverged"] in [row[:2] for row in rows]
 
 
 def test_a_cell_says_what_each_side_chose(results):

@@ -11,6 +11,7 @@ from equipoise.study.delong import (
     Placements,
     auc_variance,
     delong,
+    few_groups,
     influence,
     placements,
     task_covariance,
@@ -145,6 +146,18 @@ def test_group_variance_counts_copied_rows_once():
     copied = influence(y4, placements(y4, a4), placements(y4, b4))
     assert task_covariance([copied], np.tile(np.arange(len(y)), 4))[0, 0] == pytest.approx(single, rel=0.02)
     assert task_covariance([copied])[0, 0] == pytest.approx(single / 4, rel=0.02)
+
+
+def test_few_groups_take_their_factor():
+    """Two groups of six rows whose influences sum to +-.3: the mean of two draws has variance (.3 - -.3)^2 / 2 / 2, in units of half the sum."""
+    rows = np.array([0.1, 0.3, -0.1, -0.2, 0.0, -0.1])
+    groups = [0, 0, 0, 1, 1, 1]
+    assert few_groups(groups) == pytest.approx(2 * 5 / 6)
+    none = task_covariance([rows, np.zeros(6)], groups)
+    # a row whose influence is 0 counts for nothing: five rows
+    assert none[0, 0] == pytest.approx((0.3**2 + 0.3**2) * 2 * 4 / 5) and (none[1] == 0).all()
+    with pytest.raises(ValueError, match="at least 2 among a task's rows, got 1"):
+        task_covariance([rows], np.zeros(6))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -167,6 +168,53 @@ def test_the_finding_follows_the_figures():
     )
     moved = words.advice(made([0.2, -0.1, 0.3], weights=(0.8, 0.2)))
     assert any("PUB would weigh click 0.80" in line for line in moved) and "fixed weights first" in moved[-1]
+
+
+def three(cosines):
+    """Return a diagnosis of click, like and buy with these cosines of click/like, click/buy and like/buy by probe."""
+    probes = []
+    for at, (ab, ac, bc) in enumerate(cosines):
+        matrix = [[1.0, ab, ac], [ab, 1.0, bc], [ac, bc, 1.0]]
+        stray = made([0.0]).probes[0].stray
+        norms = {"gradients": [1.0] * 3, "updates": [1.0] * 3}
+        w = [[1 / 3] * 3] * 2
+        probes.append(Probe(at, matrix, matrix, norms, {"trunk": matrix}, stray, {"nash": w, "pub": w}))
+    return Diagnosis(("click", "like", "buy"), tuple(probes), {"trunk": 10}, "mmoe", len(probes), 8, False)
+
+
+def test_any_pair_that_meets_the_rule_conflicts():
+    """click/like has the lowest mean cosine, -.10, and opposes in 40 %; click/buy has -.09 and always opposes: that is the conflict."""
+    rare = three([(-0.5, -0.09, 0.5), (-0.2, -0.09, 0.5), *[(0.07, -0.09, 0.5)] * 3])
+    low, often, _ = pairs(rare)
+    assert low.gradients < often.gradients < 0 and (low.gradients_conflict, often.gradients_conflict) == (
+        0.4,
+        1,
+    )
+    finding = words.advice(rare)
+    assert "click and buy conflict" in finding[0] and "in 100% of" in finding[0]
+    assert "Try: a gradient method" in finding[-1]
+
+
+def test_the_pair_that_opposes_most_often_is_named():
+    """Its mean cosine is above 0, so it meets no rule; the other pair's is lower and it opposes less often."""
+    finding = words.advice(three([(-0.6, -0.1, 0.5), (0.1, -0.1, 0.5), (0.1, -0.1, 0.5), (0.1, 0.9, 0.5)]))
+    assert "click and buy most, in 75% of the steps" in finding[0]
+    calm = words.advice(
+        three([(-0.1, 0.1, 0.5), *[(0.5, 0.2, 0.5)] * 19])
+    )  # click/buy has the lower mean cosine
+    assert "even click and like pull apart in only 5%" in calm[0]
+
+
+def test_weights_that_never_change_are_beyond_noise():
+    still = made([0.5] * 4)
+    sure = {"nash": [[0.95, 0.05]] * 2, "pub": [[0.5, 0.5]] * 2}
+    still = replace(still, probes=tuple(replace(p, weights=sure) for p in still.probes))
+    assert [d.z for d in deviations(still, "nash").values()] == [math.inf, -math.inf]
+    assert [d.z for d in deviations(still, "pub").values()] == [0.0, 0.0]
+    assert any("Nash-MTL would weigh click 0.95, like 0.05 instead of 0.50" in x for x in words.advice(still))
+    told = json.dumps(diagnose_page.content(still), allow_nan=False)  # JSON has no infinity
+    assert json.loads(told)["weights"]["nash"]["click"]["z"] is None
+    assert "+inf" in diagnose_page.page(still, "still")
 
 
 def test_the_figures_are_means_over_probes():

@@ -129,6 +129,26 @@ def coverage(num_seeds, ratio, num_comparisons=1):
     return 1 - alpha
 
 
+def test_a_test_variance_of_few_groups_has_degrees_of_freedom_too():
+    d = [0.001, 0.003, 0.002]
+    seeds = np.var(d, ddof=1) / 3
+    found = estimate(d, 1e-6, test_df=4)
+    c = seeds / (seeds + 1e-6)
+    assert 1 / found.df == pytest.approx(c / 2 + (1 - c) / 4)
+    assert estimate(d, 0.0, test_df=4).df == pytest.approx(2)
+    assert estimate([0.002] * 3, 1e-6, test_df=4).df == pytest.approx(4)
+    # luck in tuning counts as known, as it did
+    both = estimate(d, 1e-6, tuning_variance=3e-6, test_df=4)
+    assert 1 / both.df == pytest.approx((seeds / 2 + 1e-6 / 4) / (seeds + 4e-6))
+    known, few = (estimate(d, 1e-6, test_df=df) for df in (np.inf, 1))
+    assert known == estimate(d, 1e-6) and few.se == known.se and few.p_value > known.p_value
+    assert mean_over_tasks([d, d], np.eye(2) * 1e-6, test_df=4).df == pytest.approx(
+        estimate(d, 5e-7, test_df=4).df
+    )
+    with pytest.raises(ValueError, match="test_df must be above 0, got 0"):
+        estimate(d, 1e-6, test_df=0)
+
+
 @pytest.mark.parametrize("num_seeds", [5, 6, 10, 20])
 def test_interval_covers_as_the_docs_claim(num_seeds):
     found = [coverage(num_seeds, ratio) for ratio in np.logspace(-3, 3, 25)]

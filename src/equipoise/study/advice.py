@@ -20,7 +20,8 @@ LENGTHS = 5.0
 def advice(found: Diagnosis) -> list[str]:
     """Return the finding: whether tasks conflict, what Adam does to balance, and what to try first, with its reason."""
     every = pairs(found)
-    worst = min(every, key=lambda p: p.gradients)
+    conflicts = [p for p in every if p.gradients < 0 and p.gradients_conflict > OFTEN]
+    worst = max(conflicts or every, key=lambda p: (p.gradients_conflict, -p.gradients))
     most = max(p.gradients_conflict for p in every)
     lengths = [sum(p.norms["gradients"][t] for p in found.probes) for t in range(len(found.tasks))]
     ratio = max(lengths) / max(min(lengths), 1e-30)
@@ -33,7 +34,7 @@ def advice(found: Diagnosis) -> list[str]:
     }
     name = " and ".join(worst.tasks)
     lines = []
-    conflict = worst.gradients < 0 and worst.gradients_conflict > OFTEN
+    conflict = bool(conflicts)
     if most <= HARDLY:
         lines.append(
             f"Your tasks hardly conflict: even {name} pull apart in only {worst.gradients_conflict:.0%} of the steps looked at (mean cosine "

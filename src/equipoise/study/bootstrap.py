@@ -22,7 +22,7 @@ class Bootstrap(NamedTuple):
 
     Attributes:
         difference: mean over seeds of statistic(a) - statistic(b) on the rows as they are.
-        variance: of the defined replicates, n - 1.
+        variance: of the defined replicates, n - 1. Of few groups it is too small by `delong.few_groups`.
         replicates: float64 [num] the same difference on each resample; NaN where a class was missing.
         num_undefined: how many are NaN.
     """

@@ -133,9 +133,15 @@ def make_plan(
         origins: test periods; more than 1 need a log split by time (see `equipoise.study.origins.make_origins`).
 
     Raises:
-        ValueError: an unknown model, method or option; fewer than 2 seeds; the primary method is the reference.
+        ValueError: an unknown model, method or option, or one named twice; fewer than 2 seeds; the primary method is the reference.
     """
     log = data if isinstance(data, Log) else Log.open(data)
+    for argument, names in (("models", models_), ("methods", methods), ("tasks", tasks)):
+        if twice := next((name for name in names if list(names).count(name) > 1), None):
+            copy = "; a second copy of a method is written equal#2" if argument == "methods" else ""
+            raise ValueError(
+                f"{argument} must name each once, got {twice!r} twice in {', '.join(names)}{copy}"
+            )
     missing = [reference] if reference not in methods else []
     chosen = tuple(dict.fromkeys([*missing, *methods, primary]))
     for name in (split_copy(method)[0] for method in chosen):

@@ -1,4 +1,4 @@
-"""The findings of a comparison -> its folder's files: report.html, table.md, table.tex, table.csv, findings.json."""
+"""The findings of a comparison -> its folder's files: report.html, table.md, table.tex, table.csv, differences.csv, findings.json."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def write(findings: dict[str, Any], out: Path) -> Path:
     write_text(out / "table.md", present.markdown(findings))
     write_text(out / "table.tex", present.latex(findings))
     write_text(out / "table.csv", present.as_csv(findings))
+    write_text(out / "differences.csv", present.differences_csv(findings))
     write_text(out / "report.html", page(findings))
     return out / "report.html"
 
@@ -35,7 +36,7 @@ def page(findings: dict[str, Any]) -> str:
     plan = findings["plan"]
     title = f"{plan['primary']} against {plan['reference']} on {Path(plan['data']['path']).name}"
     figures = [
-        _intervals(findings, model, task) for model in plan["models"] for task in ("mean", *findings["tasks"])
+        _intervals(findings, model, task) for model in plan["models"] for task in (None, *findings["tasks"])
     ]
     tuning = [_tuning(findings, model) for model in plan["models"]]
     flags = "".join(f'<p class="flag">{html.escape(line)}</p>' for line in present.heading(findings))
@@ -45,7 +46,7 @@ def page(findings: dict[str, Any]) -> str:
         f"<h2>Every side</h2>{_table(*present.columns(findings))}<p>{html.escape(present.NOTES)}</p>"
     )
     parts.append(
-        "<h2>Differences from the reference</h2><p>Dot: mean over seeds; bar: 95 % interval of seeds and test rows together; "
+        "<h2>Differences from the reference</h2><p>Dot: mean over seeds; bar: 95 % interval of seeds, test rows and luck in tuning together, uncorrected; "
         f"band: the margin of {plan['margin']:g}.</p><main>{''.join(figures)}</main>"
     )
     parts.append(_table(*present.contrasts(findings)))
@@ -65,16 +66,22 @@ def page(findings: dict[str, Any]) -> str:
     )
 
 
-def _intervals(findings: dict[str, Any], model: str, task: str) -> str:
+def _intervals(findings: dict[str, Any], model: str, task: str | None) -> str:
+    """Return the figure of a task's differences, of the mean over tasks for None."""
     bars = [
         Bar(side["method"], c["difference"], c["low"], c["high"], c["decision"])
         for side in findings["sides"]
-        if side["model"] == model and (c := side["contrasts"].get(task)) is not None
+        if side["model"] == model
+        and (c := side["mean"] if task is None else side["contrasts"].get(task)) is not None
     ]
     plan = findings["plan"]
-    name = "mean over tasks" if task == "mean" else task
-    grey = " (too few positives: grey)" if task != "mean" and findings["tasks"][task]["grey"] else ""
-    return forest(f"{model}: {name}{grey}", f"AUC minus {plan['reference']}'s", bars, plan["margin"])
+    grey = " (grey)" if task is not None and findings["tasks"][task]["grey"] else ""
+    return forest(
+        f"{model}: {present.MEAN if task is None else task}{grey}",
+        f"AUC minus {plan['reference']}'s",
+        bars,
+        plan["margin"],
+    )
 
 
 def _tuning(findings: dict[str, Any], model: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from equipoise.data.store import Split
 from equipoise.metrics import auc
 from equipoise.study.bootstrap import bootstrap_groups, replicate_covariance
-from equipoise.study.delong import influence, placements, task_covariance
+from equipoise.study.delong import few_groups, influence, placements, task_covariance
+from equipoise.study.estimate import Estimate, estimate
 from equipoise.study.origins import Pooled, shares
 
 Array = np.ndarray[Any, Any]
@@ -25,16 +27,28 @@ class Contrast:
     Attributes:
         differences: {task: [S] AUC(a) - AUC(b) of each seed}, both sides with the same seed.
         covariance: [T, T] of the seed means over test rows, tasks in order.
+        dfs: {task: degrees of freedom of its variance}, math.inf where rows are independent.
     """
 
-    def __init__(self, tasks: Sequence[str], differences: Mapping[str, Array], covariance: Array) -> None:
-        self.tasks, self.differences, self.covariance = list(tasks), differences, covariance
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        differences: Mapping[str, Array],
+        covariance: Array,
+        dfs: Mapping[str, float],
+    ) -> None:
+        self.tasks, self.differences, self.covariance, self.dfs = list(tasks), differences, covariance, dfs
 
     def of(self, members: Sequence[str]) -> tuple[Array, float]:
         """Return ([S] mean over these tasks of the differences, its variance over test rows)."""
         at = [self.tasks.index(task) for task in members]
         mean = np.mean([self.differences[task] for task in members], axis=0)
         return mean, float(self.covariance[np.ix_(at, at)].sum()) / len(at) ** 2
+
+    def estimate(self, members: Sequence[str], tuning_variance: float = 0.0) -> Estimate:
+        """Return the estimate of the mean over these tasks; see `equipoise.study.estimate.estimate`."""
+        df = min(self.dfs[task] for task in members)
+        return estimate(*self.of(members), tuning_variance=tuning_variance, test_df=df)
 
 
 def contrast(
@@ -43,7 +57,8 @@ def contrast(
     """Return a minus b over the test split's rows whose label is known, task by task, with the tasks' covariance.
 
     With a group in the schema whole groups are resampled, alike for all tasks; without one it is DeLong's variance of the
-    placement values averaged over seeds.
+    placement values averaged over seeds. Few groups tell a variance badly, so its degrees of freedom are `num_groups` less 1; a single group
+    tells none, and rows are then taken as independent.
 
     Args:
         tasks: binary ones. a, b: predictions of the same seeds in the same order. num: resamples of groups; 0: no resampling, groups by
@@ -53,7 +68,9 @@ def contrast(
     """
     strata = test.strata if isinstance(test, Pooled) else np.zeros(len(test), np.int64)
     group = test.group
-    differences, replicates, influences = {}, [], []
+    if group is not None and (group == group[0]).all():
+        group = None
+    differences, dfs, factors, replicates, influences = {}, {}, [], [], []
     for task in tasks:
         y, known = test.labels(task)
         weights = shares(y, known, strata)
@@ -74,9 +91,21 @@ def contrast(
         differences[task] = total
         replicates.append(resampled)
         influences.append(share)
+        dfs[task] = math.inf if group is None else num_groups(y, known, group) - 1.0
+        factors.append(1.0 if group is None else few_groups(group[known]))
     if group is not None and num:
-        return Contrast(tasks, differences, replicate_covariance(replicates))
-    return Contrast(tasks, differences, task_covariance(influences, group))
+        root = np.sqrt(factors)
+        return Contrast(tasks, differences, replicate_covariance(replicates) * np.outer(root, root), dfs)
+    return Contrast(tasks, differences, task_covariance(influences, group), dfs)
+
+
+def num_groups(labels: Array, known: Array, group: Array) -> int:
+    """Return how many groups hold a class of a binary task, the rarer of the two.
+
+    Args:
+        labels, known: [N] of `Split.labels`. group: [N].
+    """
+    return min(len(np.unique(group[known & ((labels > 0) == positive)])) for positive in (True, False))
 
 
 def _resample(y: Array, task: str, a: Runs, b: Runs, group: Array, rows: Array, num: int) -> Array:

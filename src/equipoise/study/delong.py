@@ -128,17 +128,18 @@ def task_covariance(influences: Sequence[Array], groups: ArrayLike | None = None
 
     The tasks share rows, not classes: a row may be a positive of one and a negative of the other. On the diagonal is DeLong's
     variance.
-    With groups, whole groups are the sample: influences are summed within a group first.
+    With groups, whole groups are the sample: influences are summed within a group first, and the variance of a task with G
+    groups takes the factor of `few_groups`, a covariance that of both tasks, by the root.
 
     Args:
         influences: T arrays [N] of `influence` over the same N rows; 0 where a task's label is missing.
         groups: [N] or None.
 
     Raises:
-        ValueError: lengths differ.
+        ValueError: lengths differ, or all of a task's rows are of one group, which tells no variance.
 
     Source: DeLong et al. 1988, equations 4-6, for one label; by influence functions for several; for groups Obuchowski,
-    Biometrics 53, 1997, without its factor G / (G - 1).
+    Biometrics 53, 1997.
     """
     if not len(influences) or len({len(each) for each in influences}) != 1:
         raise ValueError(
@@ -152,8 +153,26 @@ def task_covariance(influences: Sequence[Array], groups: ArrayLike | None = None
             raise ValueError(
                 f"groups must be as long as the influences, got {len(codes)} and {rows.shape[1]}"
             )
-        rows = np.stack([np.bincount(codes, each) for each in rows])
+        factors = [few_groups(codes[each != 0]) if each.any() else 1.0 for each in rows]
+        rows = np.stack([f**0.5 * np.bincount(codes, each) for f, each in zip(factors, rows, strict=True)])
     return np.asarray(rows @ rows.T)
+
+
+def few_groups(groups: ArrayLike) -> float:
+    """Return G / (G - 1) * (N - 1) / N of N rows in G groups: what sums of squares over few groups fall short by.
+
+    The second part is in the influences already, so that with one row a group nothing changes.
+
+    Raises:
+        ValueError: one group only.
+    """
+    codes = np.asarray(groups)
+    num, rows = len(np.unique(codes)), len(codes)
+    if num < 2:
+        raise ValueError(
+            f"groups must be at least 2 among a task's rows, got {num}; leave groups out to take rows as independent"
+        )
+    return num / (num - 1) * (rows - 1) / rows
 
 
 def binary_rows(labels: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:

@@ -30,6 +30,8 @@ RULES: dict[str, tuple[Any, Callable[..., torch.optim.Optimizer]]] = {
 """Optimizers whose updates are looked at along the one training run, each with its own moments of the summed gradient."""
 STRAYS = ("angle", "alone", "length", "kept", "kept_sum", "kept_pub")
 NUM_PROBES = 40
+ROUNDING = 1e-12
+"""Weights are float64 shares of 1: what lies this near to uniform is uniform."""
 Rows = list[list[Tensor]]
 
 
@@ -303,7 +305,8 @@ def modules(found: Diagnosis) -> dict[str, tuple[float, float]]:
 class Deviation:
     """A method's weight of a task: mean over probes, its distance from uniform, and that in standard errors.
 
-    `noise` is the sd between two batches at the same step; `z` the mean deviation over sd / sqrt(probes), the sd being that over probes.
+    `noise` is the sd between two batches at the same step; `z` the mean deviation over sd / sqrt(probes), the sd being that over probes: infinite, with the deviation's sign, where the
+    weight is the same at every probe and not uniform.
     """
 
     mean: float
@@ -321,7 +324,9 @@ def deviations(found: Diagnosis, method: str) -> dict[str, Deviation]:
         noise = math.sqrt(statistics.fmean((a - b) ** 2 for a, b in zip(first, second, strict=True)) / 2)
         sd = statistics.stdev(means)
         away = statistics.fmean(means) - 1 / len(found.tasks)
-        z = away / (sd / math.sqrt(len(means))) if sd > 0 else 0.0
+        # weights that never change are as sure as can be; a rounding's distance from uniform is none
+        still = 0.0 if abs(away) < ROUNDING else math.copysign(math.inf, away)
+        z = away / (sd / math.sqrt(len(means))) if sd > 0 else still
         result[task] = Deviation(statistics.fmean(means), away, noise, z)
     return result
 

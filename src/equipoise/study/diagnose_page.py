@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from equipoise.config import write_text
 from equipoise.study.advice import advice
-from equipoise.study.diagnose import RULES, Diagnosis, deviations, modules, pairs, strays
+from equipoise.study.diagnose import RULES, Deviation, Diagnosis, deviations, modules, pairs, strays
 from equipoise.study.plot import Points, lines
 from equipoise.study.report import SIMULATED, STYLE
 
@@ -32,9 +33,14 @@ def content(found: Diagnosis) -> dict[str, Any]:
         "pairs": [asdict(pair) for pair in pairs(found)],
         "modules": {name: {"cosine": c, "conflict": share} for name, (c, share) in modules(found).items()},
         "strays": strays(found),
-        "weights": {m: {t: asdict(d) for t, d in deviations(found, m).items()} for m in ("nash", "pub")},
+        "weights": {m: {t: _plain(d) for t, d in deviations(found, m).items()} for m in ("nash", "pub")},
         **asdict(found),
     }
+
+
+def _plain(found: Deviation) -> dict[str, float | None]:
+    """Return a deviation with null for an infinite z, which JSON has no number for."""
+    return {**asdict(found), "z": found.z if math.isfinite(found.z) else None}
 
 
 def tables(found: Diagnosis) -> list[tuple[str, list[str], Cells]]:

@@ -45,7 +45,12 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    differences: ArrayLike, test_variance: float, *, confidence: float = 0.95, tuning_variance: float = 0.0
+    differences: ArrayLike,
+    test_variance: float,
+    *,
+    confidence: float = 0.95,
+    tuning_variance: float = 0.0,
+    test_df: float = math.inf,
 ) -> Estimate:
     """Return the estimate of a mean difference over seeds on one test sample.
 
@@ -58,7 +63,8 @@ def estimate(
     is estimated from S - 1, is too small just when s is, and their interval covers .942 instead of .95 at 5 seeds (and
     rejects 2.2 times too often at alpha .005, which Holm asks for). With c the interval covers .950 to .960 from 5 seeds
     on, and from 10 seeds on the error stays below 1.02 alpha down to alpha = .001 (exact integrals, docs/protocol.md). With
-    V_test = 0 it is the one-sample t test, with s = 0 the z test.
+    V_test = 0 it is the one-sample t test, with s = 0 the z test. A V_test of few groups of rows is no better known than s: with
+    `test_df` the last term is (1 - c) / test_df.
 
     With `tuning_variance` 0 the estimate is of the difference between the two settings that were chosen. With that of
     `choice_variance`, added over both sides, it is of the difference between the two searches; it counts as known, too.
@@ -69,7 +75,7 @@ def estimate(
     Args:
         differences: [S] metric(method) - metric(reference) seed by seed on the same test rows, the same seed list for both.
         test_variance: of the seed-mean difference over test samples (`delong`, `bootstrap_groups`), >= 0.
-        confidence: of the two-sided interval.
+        confidence: of the two-sided interval. test_df: degrees of freedom of V_test, the number of groups less 1 where rows come in groups.
 
     Example:
         >>> found = estimate([0.001, 0.003, 0.002], 1e-6)
@@ -103,7 +109,11 @@ def estimate(
             f"differences are all {mean:g} and test_variance is 0: nothing tells how sure that is; "
             "give the variance of the test sample"
         )
-    df = (num - 1) * (se * se / seeds) if seeds > 0 else math.inf
+    if not test_df > 0:
+        raise ValueError(f"test_df must be above 0, got {test_df}; one group of rows tells no variance")
+    # 1/df times SE^2: each part over its own degrees of freedom
+    spread = seeds / (num - 1) + test_variance / test_df
+    df = se * se / spread if spread > 0 else math.inf
     t = mean / se if se else 0.0
     half = student.quantile(0.5 + confidence / 2, df) * se if se else 0.0
     return Estimate(
@@ -128,6 +138,7 @@ def mean_over_tasks(
     *,
     confidence: float = 0.95,
     tuning_variance: float = 0.0,
+    test_df: float = math.inf,
 ) -> Estimate:
     """Return the estimate of the mean over tasks of the difference: the primary contrast.
 
@@ -136,7 +147,7 @@ def mean_over_tasks(
 
     Args:
         differences: [T, S], a row a task. test_covariance: [T, T], of `task_covariance` (DeLong) or `replicate_covariance`
-            (common resamples of groups). tuning_variance: of the mean over tasks.
+            (common resamples of groups). tuning_variance: of the mean over tasks. test_df: as in `estimate`.
 
     Raises:
         ValueError: shapes do not fit, or what `estimate` refuses.
@@ -148,4 +159,10 @@ def mean_over_tasks(
         raise ValueError(f"test_covariance must be [{len(d)}, {len(d)}], got shape {covariance.shape}")
     # opposite errors of the tasks may cancel to a rounding below 0
     variance = max(0.0, float(covariance.sum())) if np.isfinite(covariance).all() else math.nan
-    return estimate(d.mean(0), variance / len(d) ** 2, confidence=confidence, tuning_variance=tuning_variance)
+    return estimate(
+        d.mean(0),
+        variance / len(d) ** 2,
+        confidence=confidence,
+        tuning_variance=tuning_variance,
+        test_df=test_df,
+    )

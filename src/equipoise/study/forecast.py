@@ -48,9 +48,10 @@ def forecast(
 ) -> Forecast:
     """Time a few steps of every side, count the runs, and work out what could be detected.
 
-    Two tuned sides, two-sided at .05: of the primary contrast alone, of a task's under Holm among all that a model has. The rows' share
-    comes from the number of test positives (Hanley and McNeil 1982), tasks taken to be independent. Luck in tuning and
-    groups of rows are not in it, and make what can be detected larger.
+    Two tuned sides, two-sided at .05: of the primary contrast alone, of a task's under Holm among all that a model is judged by (grey tasks and
+    those that are not binary are not). The rows' share comes from the number of test positives (Hanley and McNeil 1982), tasks taken to be
+    independent. Luck in tuning and groups of rows are not in it, and make what can be detected larger. A task without two test rows of
+    each class, which shows nothing, is left out.
     """
     from equipoise.study.decide import MIN_POSITIVES
     from equipoise.study.power import detectable
@@ -60,26 +61,31 @@ def forecast(
     for unit in units:
         config = TrainConfig.read({**setup.job(unit, 1e-3, 0).config, "data": None})
         hours[unit] = runs * (START_SECONDS + _run_seconds(log.only(config.tasks), config)) / 3600
-    test = log.summary()["test"]["tasks"]
+    counts = {task: n for task in log.schema.tasks if (n := _classes(log, task)) is not None and min(n) > 1}
+    judged = sum(min(n) * origins >= MIN_POSITIVES for n in counts.values())
     methods = {unit.method for unit in units}
-    family = (len(methods) - 1) * (1 + len(log.schema.tasks))  # the primary out of it, the best other in
+    # against the reference the mean and each task of every other method, the primary contrast out of it; the best other method where there is one
+    family = (len(methods) - 1) * (1 + judged) - 1 + (len(methods - {primary, "single"}) > 1)
     found, variances = {}, {}
-    for task in log.schema.tasks:
-        entry = test[task]
-        if entry.get("positives"):
-            rows = len(log.split("test")) * (1 - entry["missing_rate"])
-            negatives = rows - entry["positives"]
-            se = hanley_mcneil(entry["positives"] * origins, negatives * origins, ASSUMED_AUC)
-            paired = se * math.sqrt(2 * (1 - ASSUMED_CORRELATION))
-            found[task] = float(
-                detectable(ASSUMED_SEED_SD, num_seeds, paired, num_comparisons=max(1, family))
-            )
-            variances[task] = (entry["positives"] * origins, paired**2)
+    for task, (positives, negatives) in counts.items():
+        se = hanley_mcneil(positives * origins, negatives * origins, ASSUMED_AUC)
+        paired = se * math.sqrt(2 * (1 - ASSUMED_CORRELATION))
+        found[task] = float(detectable(ASSUMED_SEED_SD, num_seeds, paired, num_comparisons=max(1, family)))
+        variances[task] = (min(positives, negatives) * origins, paired**2)
     known = [v for n, v in variances.values() if n >= MIN_POSITIVES] or [v for _, v in variances.values()]
     alone = None
     if known:
         alone = float(detectable(ASSUMED_SEED_SD, num_seeds, math.sqrt(sum(known)) / len(known)))
     return Forecast(hours, found, alone)
+
+
+def _classes(log: Log, task: str) -> tuple[int, int] | None:
+    """Return (positives, negatives) among the test rows whose label is known; None for a task that is not binary."""
+    split = log.split("test")
+    rates = split.rates(task)
+    if rates.get("positives") is None:
+        return None
+    return int(rates["positives"]), round(len(split) * (1 - rates["missing_rate"])) - int(rates["positives"])
 
 
 def hanley_mcneil(positives: float, negatives: float, auc: float) -> float:

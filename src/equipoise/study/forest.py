@@ -6,10 +6,10 @@ import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from equipoise.study.plot import ticks
+from equipoise.study.plot import LETTER, ticks
 
-ROW, LEFT, PLOT, RIGHT, TOP, BOTTOM = 22, 170, 330, 90, 12, 44
-"""Sizes in SVG units: a row's height, room for names, the plot's width, room for decisions, space above and below."""
+ROW, LEFT, PLOT, RIGHT, TOP, BOTTOM = 22, 170, 330, 100, 12, 44
+"""Sizes in SVG units: a row's height, least room for names, the plot's width, room for decisions, space above and below."""
 MARKS = {"win": "&#9650;", "loss": "&#9660;", "tie": "=", "undecided": "?"}
 
 
@@ -30,10 +30,11 @@ def forest(title: str, x_name: str, bars: Sequence[Bar], margin: float) -> str:
         return f"<figure>{caption}<p>nothing to compare</p></figure>"
     low = min(-1.5 * margin, *(bar.low for bar in bars))
     high = max(1.5 * margin, *(bar.high for bar in bars))
-    width, bottom = LEFT + PLOT + RIGHT, TOP + ROW * len(bars)
+    left = max(LEFT, 16 + LETTER * max(len(bar.name) for bar in bars))
+    width, bottom = left + PLOT + RIGHT, TOP + ROW * len(bars)
 
     def px(x: float) -> float:
-        return LEFT + (x - low) / (high - low) * PLOT
+        return left + (x - low) / (high - low) * PLOT
 
     parts = [f'<svg viewBox="0 0 {width} {bottom + BOTTOM}" role="img" aria-label="{html.escape(title)}">']
     band = px(margin) - px(-margin)
@@ -50,13 +51,13 @@ def forest(title: str, x_name: str, bars: Sequence[Bar], margin: float) -> str:
     for at, bar in enumerate(bars):
         y = TOP + ROW * (at + 0.5)
         parts.append(
-            f'<text class="name" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{html.escape(bar.name)}</text>'
+            f'<text class="name" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{html.escape(bar.name)}</text>'
         )
         parts.append(f'<polyline class="c0" points="{px(bar.low):.1f},{y:.1f} {px(bar.high):.1f},{y:.1f}"/>')
         parts.append(f'<circle cx="{px(bar.difference):.1f}" cy="{y:.1f}" r="4"/>')
         mark = f"{MARKS[bar.decision]} {bar.decision}" if bar.decision in MARKS else ""
-        parts.append(f'<text class="name" x="{LEFT + PLOT + 8}" y="{y + 4:.1f}">{mark}</text>')
+        parts.append(f'<text class="name" x="{left + PLOT + 8}" y="{y + 4:.1f}">{mark}</text>')
     parts.append(
-        f'<text class="tick" x="{LEFT + PLOT / 2}" y="{bottom + 36}" text-anchor="middle">{html.escape(x_name)}</text>'
+        f'<text class="tick" x="{left + PLOT / 2}" y="{bottom + 36}" text-anchor="middle">{html.escape(x_name)}</text>'
     )
     return f"<figure>{caption}{''.join(parts)}</svg></figure>"

@@ -16,9 +16,10 @@ LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
 """Half-decades. A best value at an end adds the next one, within `LR_LIMITS`."""
 LR_LIMITS = (1e-5, 1.0)
 NUM_CANDIDATES = 8
-"""Runs after the learning rates: three on weight decay, two on the rates beside the best, three on constants (decay where there are none)."""
+"""Runs after the learning rates: three on weight decay, two on the rates beside the best (decay where the grid has them), three on constants (decay where
+there are none)."""
 NUM_FINALISTS = 3
-"""Settings that run with the other tuning seeds, too, before one is chosen."""
+"""Of these, the settings that run with the other tuning seeds, too, before one is chosen."""
 WEIGHT_DECAYS = (1e-5, 1e-4)
 """Coupled as Adam has it; tried first beside the default, 0. `next_decay` goes on from the best."""
 DECAY_LIMITS = (1e-7, 0.1)

@@ -20,6 +20,8 @@ from equipoise.study.spaces import (
 )
 
 MAX_RATES = 8
+DEFAULT: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
+"""What the rates of the grid run with."""
 Outcomes = Mapping[str, Outcome]
 
 
@@ -72,8 +74,8 @@ class Setup:
 
     @property
     def num_runs(self) -> int:
-        """Tuning runs of a unit whose best rate does not lie on the grid's edge."""
-        again = min(NUM_FINALISTS, 1 + self.num_candidates) if self.num_candidates else 0
+        """Tuning runs of a unit whose best rate does not lie on the grid's edge, no two of them alike."""
+        again = min(NUM_FINALISTS, self.num_candidates)
         seeds = len(self.tuning_seeds)
         return len(self.grid) * seeds + self.num_candidates + again * (seeds - 1)
 
@@ -81,7 +83,7 @@ class Setup:
         self, unit: Unit, lr: float, seed: int, chosen: Mapping[str, Any] | None = None, final: bool = False
     ) -> Job:
         """Return the run of a unit at a learning rate and seed with the settings of a candidate."""
-        chosen = chosen or {"set": {}, "weight_decay": 0.0}
+        chosen = chosen or DEFAULT
         method, copy = split_copy(unit.method)
         config = {
             **self.base,
@@ -131,10 +133,12 @@ def tune_all(
     units of the same model: a rate that one side may have, every side may have. (With a grid for each side a copy of plain training whose best
     lay on the edge by luck went on to a better rate, and was declared better than the other.) Then, at the first tuning seed and against the
     default at that same seed, `num_candidates` runs, of eight: three on weight decay, each next to the best so far; two on the rates beside the best
-    at that decay; three on the side's own constants, or on decay again where it has none (`equipoise.study.spaces`). Decay comes first and for
+    at that decay, on decay again where the grid has them (no decay at all is best); three on the side's own constants, or on decay again where it
+    has none (`equipoise.study.spaces`). Decay comes first and for
     all alike: it can be worth more than any method's constants, and a side that could not have it would lose by that alone. Last a run-off: the
-    `NUM_FINALISTS` best run with the other tuning seeds, and the best mean is chosen. (With one seed a lucky run at a worse rate was chosen for
-    plain training, and .01 of AUC went to the side beside it.)
+    `NUM_FINALISTS` best of these run with the other tuning seeds, and of them and the default, which has run with all, the best mean is chosen.
+    (With one seed a lucky run at a worse rate was chosen for plain training, and .01 of AUC went to the side beside it.) No run is done, or
+    counted, twice: without growth of the grid every unit has exactly `setup.num_runs`.
     """
     seeds = setup.tuning_seeds
     outcomes: dict[Unit, dict[float, list[Outcome]]] = {unit: {} for unit in units}
@@ -153,13 +157,12 @@ def tune_all(
     for unit, seen in outcomes.items():
         tried = {lr: statistics.fmean(o.value for o in each) for lr, each in seen.items()}
         lr = max(tried, key=lambda rate: tried[rate])
-        default: dict[str, Any] = {"set": {}, "weight_decay": 0.0}
         if tried[lr] == -float("inf"):
             failed = next(o.failed for each in seen.values() for o in each if o.failed)
-            result[unit] = Tuned(lr, default, tried[lr], tried, [], failed)
+            result[unit] = Tuned(lr, DEFAULT, tried[lr], tried, [], failed)
         else:
             first = seen[lr][0].value
-            result[unit] = Tuned(lr, default, first, tried, [Tried({"lr": lr, **default}, first, 1)])
+            result[unit] = Tuned(lr, DEFAULT, first, tried, [Tried({"lr": lr, **DEFAULT}, first, 1)])
     _go_on(result, setup, perform)
     return result
 
@@ -196,9 +199,18 @@ def _go_on(found: dict[Unit, Tuned], setup: Setup, perform: Callable[[list[Job]]
         following = WEIGHT_DECAYS if len(tried) == 1 else (next_decay(tried),)
         return [{"weight_decay": decay} for decay in following[:left] if decay is not None]
 
+    def rates(unit: Unit) -> list[dict[str, float]]:
+        """Return the rates beside the best at its settings, without those that the grid has run so."""
+        new = [
+            lr
+            for lr in beside(found[unit].lr)
+            if found[unit].chosen != DEFAULT or lr not in found[unit].tried
+        ]
+        return [{"lr": lr} for lr in new[:num_rates]]
+
     while run({unit: decays(unit, num_rates + num_constants) for unit in units}):
         pass
-    run({unit: [{"lr": lr} for lr in beside(found[unit].lr)[:num_rates]] for unit in units})
+    run({unit: rates(unit) for unit in units})
     own = {
         unit: constants(
             split_copy(unit.method)[0],
@@ -226,9 +238,12 @@ def _choose(tuned: Tuned, others: list[Tried]) -> Tuned:
 def _run_off(
     found: dict[Unit, Tuned], units: Sequence[Unit], setup: Setup, perform: Callable[[list[Job]], Outcomes]
 ) -> None:
-    """Run each unit's `NUM_FINALISTS` best settings with the other tuning seeds, too, and choose by the mean over all of them."""
+    """Run each unit's `NUM_FINALISTS` best further settings with the other tuning seeds, too, and choose by the mean over all of them.
+
+    The default has run with all of them in the grid, so it stands beside them at no cost.
+    """
     finalists = {
-        unit: sorted(found[unit].others, key=lambda each: -each.value)[:NUM_FINALISTS] for unit in units
+        unit: sorted(found[unit].others[1:], key=lambda each: -each.value)[:NUM_FINALISTS] for unit in units
     }
     jobs = {
         (unit, at): [setup.job(unit, each.option["lr"], seed, each.option) for seed in setup.tuning_seeds[1:]]
@@ -236,17 +251,18 @@ def _run_off(
         for at, each in enumerate(best)
     }
     values = perform([job for each in jobs.values() for job in each])
+    number = len(setup.tuning_seeds)
     for unit, best in finalists.items():
         means = [
             statistics.fmean([each.value, *(values[job.name].value for job in jobs[unit, at])])
             for at, each in enumerate(best)
         ]
-        number = len(setup.tuning_seeds)
+        default, *others = found[unit].others
         again = [
-            Tried(each.option, means[best.index(each)], number) if each in best else each
-            for each in found[unit].others
+            Tried(each.option, means[best.index(each)], number) if each in best else each for each in others
         ]
-        found[unit] = _choose(found[unit], again)
+        default = Tried(default.option, found[unit].tried[default.option["lr"]], number)
+        found[unit] = _choose(found[unit], [default, *again])
 
 
 def _beyond(model: str, outcomes: Mapping[Unit, Mapping[float, Sequence[Outcome]]]) -> list[float]:
