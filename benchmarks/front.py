@@ -25,7 +25,7 @@ PANELS = (
         "is_click",
         "is_like",
     ),
-    ("Simulated, independent tasks", "<!-- independent/shared_bottom -->", "click soft auc", "like soft auc"),
+    ("Simulated, independent tasks", "<!-- independent/shared_bottom -->", "click soft AUC", "like soft AUC"),
 )
 OUTSIDE = ("clippy",)
 """Named in the corner: a side so far away that it would leave the others no room."""
@@ -48,23 +48,33 @@ class Point(NamedTuple):
 def read(text: str, after: str, click: str, like: str) -> list[Point]:
     """Return the rows of the first table after a mark that has both columns, cells written "mean (sd)".
 
+    A table with a column "metric" has a row for each, below the side's first, and columns named by task alone: "click soft AUC" is
+    then the column click in the rows of soft AUC.
+
     Raises:
         SystemExit: there is no such table.
     """
     lines = text.partition(after)[2].splitlines()
     for at, line in enumerate(lines):
-        head = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and click in head and like in head:
-            columns, points = [head.index(click), head.index(like)], []
-            for row in lines[at + 2 :]:
-                if not row.startswith("|"):
-                    break
-                cells = row.strip("|").split("|")
-                found = [CELL.match(cells[column]) for column in columns]
-                if all(found):
-                    values = [float(x) for match in found if match for x in match.groups()]
-                    points.append(Point(cells[0].strip(), *values))
-            return points
+        if not line.startswith("|"):
+            continue
+        head = [cell.strip().lower() for cell in line.strip("|").split("|")]
+        wanted, metric = [click.lower(), like.lower()], ""
+        if "metric" in head:
+            wanted, metric = [name.partition(" ")[0] for name in wanted], wanted[0].partition(" ")[2]
+        if not all(name in head for name in wanted):
+            continue
+        points, side = [], ""
+        for row in lines[at + 2 :]:
+            if not row.startswith("|"):
+                break
+            cells = [cell.strip() for cell in row.strip("|").split("|")]
+            side = cells[0] or side
+            found = [CELL.match(cells[head.index(name)]) for name in wanted]
+            if all(found) and (not metric or cells[head.index("metric")].lower() == metric):
+                values = [float(x) for match in found if match for x in match.groups()]
+                points.append(Point(side, *values))
+        return points
     raise SystemExit(
         f"the file with results must have a table with {click} and {like} after {after!r}, found none"
     )

@@ -127,8 +127,25 @@ def test_the_front_of_a_table_is_what_no_other_shared_side_beats(front):
     assert [p.name for p in points] == ["single", "equal", "pub", "uw", "mgda"]
     assert points[2] == front.Point("pub", 0.71, 0.003, 0.70, 0.004)
     assert [p.name for p in front.front(points)] == ["uw", "pub"]
-    with pytest.raises(SystemExit, match="must have a table with click soft auc"):
+    with pytest.raises(SystemExit, match="must have a table with click soft AUC"):
         front.read(table.replace("click", "dwell"), *where)
+
+
+def test_a_table_with_a_row_for_each_metric_gives_the_metric_that_is_asked_for(front):
+    table = """<!-- independent/shared_bottom -->
+| side | metric | click | like |
+| --- | --- | --- | --- |
+| equal | AUC | 0.65 (0.001) | 0.60 (0.002) |
+|  | soft AUC | 0.70 (0.003) | 0.71 (0.004) |
+| pub | AUC | 0.66 (0.001) | 0.61 (0.002) |
+|  | soft AUC | 0.72 (0.003) | 0.73 (0.004) |
+| ceiling | soft AUC | 0.9 | 0.9 |
+"""
+    _, (_, *where) = front.PANELS
+    assert front.read(table, *where) == [
+        front.Point("equal", 0.70, 0.003, 0.71, 0.004),
+        front.Point("pub", 0.72, 0.003, 0.73, 0.004),
+    ]
 
 
 def test_the_tables_of_the_docs_have_both_fronts(front):
