@@ -126,3 +126,11 @@ def test_the_command_says_in_one_line_why_it_cannot_go_on(log, tmp_path, monkeyp
 def test_memory_is_the_host_s_and_its_note_says_so():
     """`--device cuda` gives the same column, of which the model is no part."""
     assert "memory: peak of a run's process on the host; what a GPU holds is not in it" in present.NOTES
+
+
+def test_a_run_has_the_cores_share_of_threads_and_no_more_than_were_asked_for(monkeypatch):
+    """Two threads a run on cores that are busy with something else took thirteen times as long as one."""
+    monkeypatch.setattr(cells, "_cores", lambda: 8)
+    for asked, workers, threads in ((8, 1, 8), (8, 3, 2), (1, 1, 1), (2, 2, 2), (8, 16, 1)):
+        monkeypatch.setattr("torch.get_num_threads", lambda asked=asked: asked)
+        assert cells._threads(workers) == threads

@@ -186,7 +186,8 @@ def perform_all(
     """Return {job name: outcome}; runs that are there already are read.
 
     Args:
-        workers: processes at once, each run in a fresh one, so that its peak memory is its own; 0 runs all in this one.
+        workers: processes at once, each run in a fresh one, so that its peak memory is its own, with its share of the threads that torch has
+            here (`OMP_NUM_THREADS`); 0 runs all in this one.
         tell: called with 1 after each run. expected: see `perform`.
 
     Raises:
@@ -210,7 +211,7 @@ def perform_all(
         return found
     try:
         with _pool(workers) as pool:
-            threads = max(1, _cores() // workers)
+            threads = _threads(workers)
             futures = {
                 pool.submit(perform, job, work, threads, expected): name for name, job in waiting.items()
             }
@@ -268,6 +269,13 @@ def _peak() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _threads(workers: int) -> int:
+    """Return torch's threads of each of so many processes: the cores' share, and no more than this process has (OMP_NUM_THREADS)."""
+    import torch
+
+    return min(torch.get_num_threads(), max(1, _cores() // workers))
 
 
 def _cores() -> int:
