@@ -41,7 +41,7 @@ def heading(findings: dict[str, Any]) -> list[str]:
         lines.append("The log is simulated: these figures say how methods work there, not on your data.")
     lines.append(
         f"{rows['train']:,} training, {rows['valid']:,} validation and {rows['test']:,} test rows; {len(plan['seeds'])} seeds for every "
-        f"side; every side tuned with the same number of runs ({len(plan['grid'])} learning rates x {len(plan['tuning_seeds'])} seeds, "
+        f"side; every side (of single task each task's model) tuned with the same number of runs ({len(plan['grid'])} learning rates x {len(plan['tuning_seeds'])} seeds, "
         f"more at an edge, then {plan['num_candidates']} runs on weight decay, rates beside the best and own constants, the best of them with every seed) on validation only."
     )
     lines.append(
