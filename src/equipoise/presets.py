@@ -152,7 +152,7 @@ def build_balancer(
 def recommended() -> str:
     """Return the default method's name: PUB as in the paper.
 
-    It is the paper's setting, kept as the default. The evidence is undecided: neither a win nor a loss against tuned plain training
-    ("equal"), and that no task pays was not reached; see docs/results.md. The name "pub" stays the paper's, whatever this comes to return.
+    It is the paper's setting, kept as the default. The evidence is undecided: no gain over well tuned plain training
+    ("equal") is shown, and that no task pays was not reached; see docs/results.md. The name "pub" stays the paper's, whatever this comes to return.
     """
     return "pub"

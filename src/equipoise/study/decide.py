@@ -10,7 +10,7 @@ from equipoise.study.estimate import Estimate
 MARGIN = 0.002
 """AUCs this near are called equal: one standard deviation over seeds of plain training on KuaiRand's clicks (docs/results.md)."""
 MIN_POSITIVES = 200
-"""Tasks with fewer test positives are printed grey and enter no count: their AUC alone has a standard error of .01 to .02."""
+"""Tasks with fewer test positives are printed grey and enter no count: at so many an AUC of .75 has a standard error of .02, one of .95 of .01."""
 MIN_GROUPS = 500
 """GAUC over fewer groups with both classes is grey: a group's AUC spreads by about .3, so GAUC has a standard error above .01."""
 
