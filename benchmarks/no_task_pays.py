@@ -46,25 +46,44 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+RATE = {"adam": 1.0, "adagrad": 30.0}
+"""What the learning rates are multiplied by: plain training's best rate under Adagrad is some thirty times that under Adam (why.py)."""
+
+
+class Side(NamedTuple):
+    """What trains: a method with its options, and the optimizer."""
+
+    method: str
+    options: dict[str, Any]
+    optimizer: str = "adam"
+
+    def searched(self) -> list[tuple[float, float]]:
+        """Return every learning rate with every weight decay."""
+        return [(float(f"{lr * RATE[self.optimizer]:.1g}"), decay) for lr, decay in SEARCHED]
+
+
 def weights(*values: float) -> dict[str, Any]:
     return {"method.weights": dict(zip(TASKS, values, strict=True))}
 
 
-PLAIN = {"plain": ("equal", {})}
+PLAIN = {"plain": Side("equal", {})}
 FIXED = {
-    f"fixed {a:g}:{b:g}:{c:g}": ("fixed", weights(a, b, c)) for a, b, c in ((1, 1, 3), (1, 1, 10), (1, 2, 3))
+    f"fixed {a:g}:{b:g}:{c:g}": Side("fixed", weights(a, b, c))
+    for a, b, c in ((1, 1, 3), (1, 1, 10), (1, 2, 3))
 }
-SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "pub": ("pub", {}),
-    "pub, scale norm": ("pub", {"balancer.scale": "norm"}),
-    "pub on gradients": ("pub@gradients", {}),
-    "pub, per-task moments": ("pub+adatask", {}),
-    "equal, per-task moments": ("adatask", {}),
-    "nash, gradients": ("nash", {}),
-    "upgrad, updates, per-task moments": ("upgrad@updates+adatask", {}),
-    "running scale a task and tensor": ("metabalance", {}),
+SETTINGS = {
+    "pub": Side("pub", {}),
+    "pub, scale norm": Side("pub", {"balancer.scale": "norm"}),
+    "pub on gradients": Side("pub@gradients", {}),
+    "pub, per-task moments": Side("pub+adatask", {}),
+    "pub, Adagrad": Side("pub", {}, optimizer="adagrad"),
+    "equal, per-task moments": Side("adatask", {}),
+    "equal, Adagrad": Side("equal", {}, optimizer="adagrad"),
+    "nash, gradients": Side("nash", {}),
+    "upgrad, updates, per-task moments": Side("upgrad@updates+adatask", {}),
+    "running scale a task and tensor": Side("metabalance", {}),
 }
-SINGLE = {f"single {task}": ("equal", {}) for task in TASKS}
+SINGLE = {f"single {task}": Side("equal", {}) for task in TASKS}
 
 
 class Chosen(NamedTuple):
@@ -85,22 +104,22 @@ class Runs:
     def job(
         self,
         side: str,
-        setting: tuple[str, dict[str, Any]],
+        setting: Side,
         found: tuple[float, float],
         seed: int,
         fold: int,
         final: bool,
     ) -> Job:
-        method, options = setting
         config = {
             **BASE,
             "model": self.model,
             "tasks": [side.removeprefix("single ")] if side.startswith("single ") else TASKS,
-            "method": method,
+            "method": setting.method,
+            "optimizer": setting.optimizer,
             "lr": found[0],
             "weight_decay": found[1],
             "seed": seed,
-            "set": {**MODELS[self.model], **options},
+            "set": {**MODELS[self.model], **setting.options},
         }
         return Job(str(self.logs[fold].path), config, final)
 
@@ -109,9 +128,9 @@ class Runs:
             shown = bar.add_task(what, total=len({job.name for job in jobs}))
             return perform_all(jobs, self.work, self.jobs, lambda n: bar.advance(shown, n), self.code)
 
-    def choose(self, sides: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Chosen]:
+    def choose(self, sides: dict[str, Side]) -> dict[str, Chosen]:
         """Return {side: what is best on validation}: all of SEARCHED with one seed, the best two with a second."""
-        waiting = {side: list(SEARCHED) for side in sides}
+        waiting = {side: setting.searched() for side, setting in sides.items()}
         values: dict[tuple[str, tuple[float, float]], list[dict[str, float]]] = {}
         for round_, seed in enumerate(TUNING_SEEDS):
             jobs = {
