@@ -14,6 +14,9 @@ sides try the same settings and call `choice_variance` as it does, for the mean 
 
 Logs: rows with features, two sides whose scores are equally good in the population and differ by a fixed function and by one
 a seed; through `placements`, `delong`, `bootstrap_groups` and `estimate`. Rows are independent, or come from users.
+
+Groups: as many tests with 2 to 20 groups of 60 rows, of sides that are equal over all groups and differ in each; through `contrast`, with groups by
+their summed influences, and beside it without its factor and degrees of freedom for few groups.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -29,8 +33,9 @@ from rich.table import Table
 
 from equipoise.study.bootstrap import bootstrap_groups
 from equipoise.study.choice import choice_variance
+from equipoise.study.contrast import contrast
 from equipoise.study.decide import MARGIN, decide, holm
-from equipoise.study.delong import delong, placements
+from equipoise.study.delong import delong, few_groups, placements
 from equipoise.study.estimate import Estimate, estimate, mean_over_tasks
 
 ALPHA = 0.05
@@ -41,6 +46,7 @@ NUM_SEEDS = (5, 10, 20)
 LUCK = (0.0005, 0.002)
 SHARED = (0.0, 0.5, 0.9)
 VARIANCE_DF = 200
+GROUPS, ROWS_OF_GROUP = (2, 3, 5, 10, 20), 60
 
 Counts = defaultdict[str, list[bool]]
 
@@ -178,6 +184,37 @@ def log(rng: np.random.Generator, counts: Counts, grouped: bool) -> None:
     counts[f"log: interval covers|{name}"].append(found.interval[0] <= 0 <= found.interval[1])
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Test rows of one binary task, as `contrast` reads a split."""
+
+    y: np.ndarray
+    group: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def labels(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.y, np.ones(len(self.y), bool)
+
+
+def groups(rng: np.random.Generator, counts: Counts, num: int) -> None:
+    """Judge two sides whose scores see a group's labels the better or the worse, group by group."""
+    group = np.repeat(np.arange(num), ROWS_OF_GROUP)
+    y = (rng.random(len(group)) < 0.3).astype(float)
+    a, b = (
+        [{"t": worth[group] * y + rng.normal(size=len(y))} for _ in range(5)]
+        for worth in 1 + 0.4 * rng.normal(size=(2, num))
+    )
+    found = contrast(Rows(y, group), ["t"], a, b, 0)  # type: ignore[arg-type]
+    differences, variance = found.of(["t"])
+    for what, each in (
+        ("interval covers", found.estimate(["t"])),
+        ("without factor and df", estimate(differences, variance / few_groups(group))),
+    ):
+        counts[f"groups: {what}|{num:02d}"].append(each.interval[0] <= 0 <= each.interval[1])
+
+
 def main() -> None:
     """Print the shares as a table and one JSON object last."""
     parser = argparse.ArgumentParser(
@@ -197,6 +234,10 @@ def main() -> None:
         log(rng, counts, grouped=True)
     for _ in track(range(round(0.5 * chosen.tables)), "copies", console=progress):
         copies(rng, counts)
+    draws = {num: np.random.default_rng([chosen.seed, num]) for num in GROUPS}  # whatever was drawn before
+    for _ in track(range(chosen.logs), "groups", console=progress):
+        for num, own in draws.items():
+            groups(own, counts, num)
     shown = Table("what", "where", "count", "of", "share", "2 standard errors")
     result = {}
     for key in sorted(counts):

@@ -4,8 +4,8 @@ python benchmarks/results.py --data FOLDER [--work runs/results] [--budget 10] [
                              [--methods single equal ...] [--write docs/results.md] [--dry-run]
 
 Cells: SharedBottom and MMoE on KuaiRand-Pure, Census-Income and the simulated logs independent, aligned and mixed (100,000 rows); PLE on Census-Income
-and independent (on KuaiRand it would be the dearest cell of all). Five seeds, ten for plain training and the PUB rows. The estimate is
-printed first; `--budget` (core-hours) leaves out secondary rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
+and independent (on KuaiRand it would be the dearest cell of all). Five seeds, ten for plain training, the PUB rows and the
+best other on validation (whose five more are not in the estimate). The estimate is printed first; `--budget` (core-hours) leaves out secondary rows, from the last method and the last cell on, and the tables say so. Every run is a file in the work folder, so the same
 command goes on where it was stopped; runs of other training code or data lie apart. `--write` puts each cell that was measured between
 its markers in docs/results.md as soon as it is there, with the fingerprint of the code that it was trained with, and leaves the other cells as they are.
 """

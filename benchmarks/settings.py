@@ -79,10 +79,11 @@ def main() -> None:
         for each in given.settings
         for seed in range(given.seeds)
     }
-    folder = given.work / f"{code()}-{log.fingerprint[:8]}"  # runs of other code or data lie apart
+    now = code()
+    folder = given.work / f"{now}-{log.fingerprint[:8]}"  # runs of other code or data lie apart
     with Progress() as bar:
         shown = bar.add_task("runs", total=len(jobs))
-        found = perform_all(list(jobs.values()), folder, given.jobs, lambda n: bar.advance(shown, n), code())
+        found = perform_all(list(jobs.values()), folder, given.jobs, lambda n: bar.advance(shown, n), now)
     tasks, test = list(log.schema.tasks), log.split("test")
     outcomes = {
         each: [found[jobs[each, seed].name] for seed in range(given.seeds)] for each in given.settings

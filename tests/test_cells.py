@@ -129,7 +129,7 @@ def test_memory_is_the_host_s_and_its_note_says_so():
 
 
 def test_a_run_has_the_cores_share_of_threads_and_no_more_than_were_asked_for(monkeypatch):
-    """Two threads a run on cores that are busy with something else took thirteen times as long as one."""
+    """Two threads a run wait for each other on cores that are busy with something else."""
     monkeypatch.setattr(cells, "_cores", lambda: 8)
     for asked, workers, threads in ((8, 1, 8), (8, 3, 2), (1, 1, 1), (2, 2, 2), (8, 16, 1)):
         monkeypatch.setattr("torch.get_num_threads", lambda asked=asked: asked)

@@ -25,6 +25,7 @@ def test_error_rates_smoke():
     assert result["equal: false better|all"]["of"] == 20
     assert result["log: interval covers|users, bootstrap"]["of"] == 2
     assert result["copies: primary declared, tuning part|all"]["of"] == 10
+    assert result["groups: interval covers|02"]["of"] == 2
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class Tracks:
         if not hasattr(self.method, "track"):
             return
         for loss in losses.tolist():  # one that the method refuses is refused before any row moves
-            self.method.track(None, losses.new_zeros(0), loss, step)
+            self.method.track(None, losses.new_zeros(1), loss, step)
         for (name, task), loss in zip(present.items(), losses.tolist(), strict=True):
             held = self.rows.setdefault(name, {})
             for at, (position, p) in enumerate(

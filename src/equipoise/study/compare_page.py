@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from equipoise.config import write_text
+from equipoise.config import finite, write_text
 from equipoise.study import present
 from equipoise.study.forest import Bar, forest
 from equipoise.study.plot import lines
@@ -22,7 +22,7 @@ OWN_STYLE = (
 
 def write(findings: dict[str, Any], out: Path) -> Path:
     """Write every form of the findings into `out` and return the path of report.html."""
-    write_text(out / "findings.json", json.dumps(_plain(findings), indent=1) + "\n")
+    write_text(out / "findings.json", json.dumps(finite(findings), indent=1) + "\n")
     write_text(out / "table.md", present.markdown(findings))
     write_text(out / "table.tex", present.latex(findings))
     write_text(out / "table.csv", present.as_csv(findings))
@@ -113,12 +113,3 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with NaN and Inf as null, so that every JSON reader takes it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 SCREENING = "Screening, not evidence: fewer than 10 seeds."
 MEAN = "mean over tasks"
-FEW_GROUPS = 20
+NAMED_GROUPS = 20
 """Test groups under which the report says how many there are."""
 LAST = ("delta_m %", "step", "memory MB")
 OF_SIDE = ("delta_m", "seconds", "step_seconds", "cost", "memory")
@@ -70,7 +70,7 @@ def _few_groups(findings: dict[str, Any]) -> list[str]:
     tasks = findings["tasks"]
     counts = {task: fact["groups"] for task, fact in tasks.items() if fact["groups"] is not None}
     clear = [task for task in counts if not tasks[task]["grey"]] or counts
-    said = ", ".join(f"{counts[task]} of {task}" for task in clear if counts[task] < FEW_GROUPS)
+    said = ", ".join(f"{counts[task]} of {task}" for task in clear if counts[task] < NAMED_GROUPS)
     if not said:
         return []
     return [
@@ -118,7 +118,7 @@ def limit(contrast: dict[str, Any], tasks: dict[str, Any], seeds: list[int]) -> 
         clear = {name: number for name, number in counted.items() if not tasks[name]["grey"]} or counted
         fewest = min((number, name) for name, number in clear.items())
         groups = [t["groups"] for name, t in tasks.items() if name in clear and t["groups"] is not None]
-        if groups and 1 < min(groups) < FEW_GROUPS:
+        if groups and 1 < min(groups) < NAMED_GROUPS:
             return f"More seeds will not help, more test groups would ({min(groups)} hold a class): {parts}."
         return f"More seeds will not help, more test rows would ({fewest[0]:,} positives of {fewest[1]}): {parts}."
     if contrast["larger"] == "tuning":
