@@ -489,6 +489,7 @@ class Balancer:
             **self._layout.state_dict(),
             **self._weigher.state_dict(),
             "sketch": self._ahead.sketch,
+            "missed": sorted(self._missed),
             "moments": {} if self._moments is None else self._moments.state_dict(),
             "tracks": self._tracks.state_dict(),
             "totals": self._totals(),
@@ -517,6 +518,7 @@ class Balancer:
         self._layout.load_state_dict(state)
         self._weigher.load_state_dict(state)
         self._ahead.sketch = state.get("sketch")
+        self._missed = set(state.get("missed", ()))
         self._tally = Tally(state["totals"])
         if self._moments is not None:
             self._moments.load_state_dict(state["moments"])
