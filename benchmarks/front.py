@@ -123,7 +123,8 @@ def _panel(axis: Any, points: list[Point], outside: list[Point]) -> None:
         axis.plot(
             p.click, p.like, mark, color="black", markerfacecolor=fill, label=f"{number}  {p.name}", zorder=2
         )
-        axis.annotate(str(number), (p.click, p.like), (5, 4), textcoords="offset points", fontsize=9)
+        beside, side = ((5, 4), "left") if p.shared else ((-5, 4), "right")
+        axis.annotate(str(number), (p.click, p.like), beside, textcoords="offset points", fontsize=9, ha=side)
     for p in outside:
         axis.plot([], [], " ", label=f"outside: {p.name}, {p.click:.3f} / {p.like:.3f}")
     axis.grid(color="0.92")

@@ -354,4 +354,4 @@ def test_values_of_set_and_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_default_method_claims_no_more_than_the_results() -> None:
     assert recommended() == "pub"
     words = recommended.__doc__ or ""
-    assert "The evidence is undecided" in words and "docs/results.md" in words
+    assert "no gain over well tuned plain training" in words and "docs/results.md" in words

@@ -18,8 +18,8 @@ from logs import SCHEMA, frame, small_log
 
 from equipoise import checkpoint, training
 from equipoise.config import TrainConfig
-from equipoise.data import from_frame, write_log
-from equipoise.presets import NAMES, parse_method, sort_options
+from equipoise.data import from_frame, simulate, write_log
+from equipoise.presets import NAMES, parse_method, recommended, recommended_settings, sort_options
 from equipoise.study import first_run
 from equipoise.training import evaluate, resume, train
 
@@ -68,6 +68,15 @@ def test_a_run_leaves_what_it_says(log, tmp_path):
     assert evaluate(tmp_path / "run") == metrics["test"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<script" not in page and "http" not in page and page.count("<svg") == 6
+
+
+def test_recommended_settings_are_arguments_of_train_and_rank(tmp_path):
+    settings = recommended_settings()
+    assert settings["method"] == recommended()
+    log = simulate(tmp_path / "log", 6000, 0, "independent")
+    result = train(log, "shared_bottom", quiet=True, epochs=3, set=SMALL, **settings)
+    assert (result.config.optimizer, result.config.lr) == ("adagrad", settings["lr"])
+    assert result.metrics["test"]["click"]["auc"] > 0.55
 
 
 def test_run_json_is_a_config_and_gives_the_same_run(log, tmp_path):
