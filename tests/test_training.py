@@ -33,7 +33,7 @@ def log(tmp_path):
 
 def quick(log, out, **options):
     return train(
-        log, "shared_bottom", out=out, quiet=True, **{"epochs": 2, "lr": 1e-2, "set": SMALL, **options}
+        log, "shared_bottom", out=out, **{"quiet": True, "epochs": 2, "lr": 1e-2, "set": SMALL, **options}
     )
 
 
@@ -344,6 +344,28 @@ def test_auto_lr_time_limit_and_max_rows(log, tmp_path):
     )
     assert result.metrics["steps"] == 4  # 64 rows in batches of 16
     assert quick(log, tmp_path / "b", epochs=50, time_limit=1e-6).metrics["steps"] == 1
+
+
+def test_auto_lr_begins_at_the_optimizers_scale(log, tmp_path, capsys):
+    assert (
+        quick(log, tmp_path / "a", lr="auto", epochs=1, optimizer="adagrad", quiet=False).config.lr >= 0.003
+    )
+    notes = capsys.readouterr().err
+    assert all(f"lr {lr}: mean_primary" in notes for lr in ("0.009", "0.03", "0.09", "0.3"))
+    train(log, "shared_bottom", optimizer="adagrad", epochs=1, set=SMALL, out=tmp_path / "b")
+    assert "lr 0.001 is Adam's default; adagrad mostly wants some 30 times" in capsys.readouterr().err
+    resume(tmp_path / "b")
+    assert "Adam's default" not in capsys.readouterr().err
+
+
+def test_auto_lr_passes_over_rates_that_diverge(log, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "LR_GRID", (1e-3, 1e28))
+    options = {"optimizer": "sgd", "epochs": 5, "batch_size": 8, "lr": "auto", "quiet": False}
+    assert quick(log, tmp_path / "a", **options).config.lr < 1e3
+    assert "lr 1e+30: no task had a finite loss" in capsys.readouterr().err
+    monkeypatch.setattr(training, "LR_GRID", (1e28,))
+    with pytest.raises(ValueError, match="lower lr"):
+        quick(log, tmp_path / "b", **options)
 
 
 def test_a_loss_that_stays_nan_ends_the_run(log, tmp_path):

@@ -24,8 +24,8 @@ class TrainConfig(BaseModel):
         model, method: names of MODELS and METHODS; method also "single" and combinations (`equipoise.presets`).
         set: more options: {"model.num_experts": 4, "method.weights.like": 10, "balancer.every": 5}; the prefix may
             be left out where only one of the three knows the name.
-        lr: learning rate, or "auto": the best of 3e-4, 1e-3, 3e-3, 1e-2 after `auto_epochs` epochs, on validation; further by half-decades
-            while the best lies on an end.
+        lr: learning rate, or "auto": the best of 3e-4, 1e-3, 3e-3, 1e-2 (30 times that for adagrad, 100 times for sgd) after `auto_epochs`
+            epochs, on validation; further by half-decades while the best lies on an end. The default is Adam's.
         epochs: at most so many. batch_size: None is 2048, less where an epoch would have under 20 steps.
         weight_decay: as the optimizer takes it. monitor: "mean_primary" (mean of AUC, xauc for regression) or
             "task:metric", higher is better except for losses. patience: epochs without a better value.

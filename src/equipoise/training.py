@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,14 @@ from equipoise.runs import (
 from equipoise.transfer import waits
 
 LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
+LR_TIMES = {"adagrad": 30.0, "sgd": 100.0}
+"""How many times Adam's a good learning rate of an optimizer is: benchmarks/why.py has .1 to .3 and 1 to 3 where Adam has .003."""
+
+
+class Diverged(ValueError):
+    """No task had a finite loss for `MAX_BAD_STEPS` steps."""
+
+
 MAX_BAD_STEPS = 20
 
 
@@ -141,6 +150,11 @@ def run(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
     check_trainable(log, progress)
     found = {**provenance(log), "tasks": list(log.schema.tasks), "batch_size": batch_size(config, log)}
     config = config.model_copy(update={"provenance": {**found, **config.provenance}})
+    if "lr" not in config.model_fields_set and config.optimizer in LR_TIMES:
+        progress.note(
+            f"lr {config.lr:g} is Adam's default; {config.optimizer} mostly wants some {LR_TIMES[config.optimizer]:g} times as much: "
+            "give lr, or lr auto"
+        )
     if config.lr == "auto":
         config = config.model_copy(update={"lr": choose_lr(config, log, progress)})
     if path is not None:
@@ -211,7 +225,7 @@ def fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
                     bad = 0 if balancer.last is not None and balancer.last.tasks else bad + 1
                 state.seconds = time.monotonic() - begun
                 if bad >= MAX_BAD_STEPS:
-                    raise ValueError(
+                    raise Diverged(
                         f"every task was absent or non-finite for {bad} steps; lower lr (now {config.lr}), or look whether labels are "
                         "known and weights above 0"
                     )
@@ -294,25 +308,37 @@ def _run_single(config: TrainConfig, log: Log, path: Path | None, progress: Prog
 
 
 def choose_lr(config: TrainConfig, log: Log, progress: Progress) -> float:
-    """Return the learning rate of `LR_GRID` that is best on validation after `auto_epochs` epochs; grows at an edge."""
+    """Return the learning rate of `LR_GRID`, at the optimizer's scale, that is best on validation after `auto_epochs` epochs; grows at an edge.
+
+    Raises:
+        Diverged: no rate had finite losses.
+    """
     tried: dict[float, float] = {}
-    waiting = list(LR_GRID)
+    failed: Diverged | None = None
+    waiting = [float(f"{lr * LR_TIMES.get(config.optimizer, 1.0):.1g}") for lr in LR_GRID]
     while waiting:
         lr = waiting.pop()
         short = config.model_copy(update={"lr": lr, "epochs": min(config.auto_epochs, config.epochs)})
-        with Progress(quiet=True) as silent:
-            result = (
-                fit(short, log, None, silent)
-                if config.method != "single"
-                else _run_single(short, log, None, silent)
-            )
-        tried[lr] = monitored(log.schema, _valid(result), config.monitor)
-        progress.note(f"lr {lr:g}: {config.monitor} {tried[lr]:.4f} on validation")
+        try:
+            with Progress(quiet=True) as silent:
+                result = (
+                    fit(short, log, None, silent)
+                    if config.method != "single"
+                    else _run_single(short, log, None, silent)
+                )
+        except Diverged as error:
+            tried[lr], failed = -math.inf, error
+            progress.note(f"lr {lr:g}: no task had a finite loss")
+        else:
+            tried[lr] = monitored(log.schema, _valid(result), config.monitor)
+            progress.note(f"lr {lr:g}: {config.monitor} {tried[lr]:.4f} on validation")
         if not waiting and len(tried) < 8:
             best = max(tried, key=lambda x: tried[x])
-            if best in (min(tried), max(tried)):
+            if best in (min(tried), max(tried)) and tried[best] > -math.inf:
                 waiting = [float(f"{best * (0.316 if best == min(tried) else 3.16):.1g}")]
     best = max(tried, key=lambda x: tried[x])
+    if failed is not None and tried[best] == -math.inf:
+        raise failed
     progress.note(f"lr auto: {best:g}")
     return best
 

@@ -46,7 +46,9 @@ def train(
     optimizer: Annotated[
         str | None, typer.Option(help="adam (default), adamw, sgd, adagrad, rmsprop.")
     ] = None,
-    lr: Annotated[str | None, typer.Option(help="Learning rate, default 1e-3, or auto.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="Learning rate, or auto; the default 1e-3 is Adam's.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many, default 30.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default 2048, less for small logs.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="As the optimizer takes it, default 0.")] = None,
