@@ -332,6 +332,12 @@ def test_an_interruption_leaves_130_and_a_checkpoint(number: int, log: Path, tmp
     assert list(last_json(run("evaluate", out, "--json"))["test"]) == ["click", "like", "purchase"]
 
 
+def test_the_default_rate_under_another_optimizer_is_told(log: Path, tmp_path: Path) -> None:
+    asked = ("train", log, "--optimizer", "adagrad", "--epochs", 1, *SMALL, "--out")
+    assert "is Adam's default" in run(*asked, tmp_path / "a").stderr
+    assert "is Adam's default" not in run(*asked, tmp_path / "b", "--lr", "0.1").stderr
+
+
 def test_values_of_set_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     pairs = ["a=1", "b=1e-3", "c=.5", "d=[1, 2]", "e=true", "f=null", "g=word", "h=a=b", "i={x: 1}"]
     assert parse_set(pairs) == {

@@ -123,7 +123,9 @@ def train(
         return
     from equipoise.training import train as run
 
-    options = checked.model_dump(exclude={"data", "model", "method", "provenance"})  # from_run is among them
+    options = checked.model_dump(
+        exclude={"data", "model", "method", "provenance"}, exclude_unset=True
+    )  # from_run is among them
     result = run(checked.data, checked.model, checked.method, out=out, overwrite=overwrite, **options)
     _finish(result, json)
 
