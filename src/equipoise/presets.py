@@ -153,7 +153,7 @@ def recommended() -> str:
     """Return the default method's name: PUB as in the paper.
 
     With the optimizer of `recommended_settings` it is what no task of KuaiRand paid under. What does it there is the optimizer: equal
-    weights under it are level with PUB's. Under Adam no gain over well tuned plain training ("equal") is shown; see docs/results.md.
+    weights on it do as well. On Adam no gain over well tuned plain training ("equal") is shown; see docs/results.md.
     The name "pub" stays the paper's, whatever this comes to return.
     """
     return "pub"
@@ -162,9 +162,10 @@ def recommended() -> str:
 def recommended_settings() -> dict[str, Any]:
     """Return the arguments of `eq.train` under which no task of KuaiRand paid: PUB on Adagrad.
 
-    Chosen on validation days among ten settings, then held on three later test days against single-task models, plain training
-    and tuned fixed weights (SharedBottom, batches of 512, `benchmarks/no_task_pays.py`, docs/results.md). It is one log and one model: keep the optimizer, and tune rate and
-    decay on yours. Some thirty times a good rate of Adam is where to begin. They are not the command line's defaults.
+    Chosen on validation days, then held on three later test days against single-task models, plain training and tuned fixed
+    weights, with SharedBottom (among ten settings) and with MMoE (among three); batches of 512, `benchmarks/no_task_pays.py`, docs/results.md. It
+    is one log: keep the optimizer, and tune rate and decay on yours; some thirty times a good rate of Adam is where to begin. With
+    `method="equal"` it held as well. They are not the command line's defaults.
 
     Example:
         >>> sorted(recommended_settings())
