@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import Progress
 
+from equipoise.config import LR_TIMES
 from equipoise.data import Log, kuairand
 from equipoise.study.cells import Job, Outcome, code, perform_all
 from equipoise.study.contrast import contrast
@@ -56,9 +57,6 @@ WIDE: dict[str, dict[str, Any]] = {
 }
 """Three times as wide: tables as large as those of three single-task models together."""
 
-RATE = {"adam": 1.0, "adagrad": 30.0}
-"""What the learning rates are multiplied by: plain training's best rate under Adagrad is some thirty times that under Adam (why.py)."""
-
 
 class Side(NamedTuple):
     """What trains: a method with its options, the optimizer, and what its weights sum to (for methods without a promise, about)."""
@@ -67,13 +65,13 @@ class Side(NamedTuple):
     options: dict[str, Any]
     optimizer: str = "adam"
     total: float = 1.0
-    monitor: str = ""
+    monitor: str = "mean_primary"
     decays: tuple[float, ...] = DECAYS
 
     def searched(self) -> list[tuple[float, float]]:
         """Return every learning rate with every weight decay."""
         return [
-            (float(f"{lr * RATE[self.optimizer]:.1g}"), float(f"{decay * self.total:.2g}"))
+            (float(f"{lr * LR_TIMES.get(self.optimizer, 1.0):.1g}"), float(f"{decay * self.total:.2g}"))
             for lr, decay in itertools.product(RATES, self.decays)
         ]
 
@@ -140,11 +138,10 @@ class Runs:
             "optimizer": setting.optimizer,
             "lr": found[0],
             "weight_decay": found[1],
+            "monitor": setting.monitor,
             "seed": seed,
             "set": {**MODELS[self.model], **setting.options},
         }
-        if setting.monitor:
-            config["monitor"] = setting.monitor
         return Job(str(self.logs[fold].path), config, final)
 
     def perform(self, jobs: list[Job], what: str) -> dict[str, Outcome]:

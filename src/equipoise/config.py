@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from equipoise.data.schema import explain
 
+LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
+"""Half-decades, at Adam's scale."""
+LR_TIMES = {"adagrad": 30.0, "sgd": 100.0}
+"""How many times Adam's a good learning rate of an optimizer is: benchmarks/why.py has .1 to .3 and 1 to 3 where Adam has .003."""
+
 
 class TrainConfig(BaseModel):
     """Options of `equipoise train`; unknown keys are errors.

@@ -13,7 +13,7 @@ import torch
 
 from equipoise import checkpoint, grow, models
 from equipoise.balancer import Balancer
-from equipoise.config import TrainConfig, write_text
+from equipoise.config import LR_GRID, LR_TIMES, TrainConfig, write_text
 from equipoise.data.batches import Batch
 from equipoise.data.store import Log, Split
 from equipoise.data.tell import Tell, silent
@@ -35,16 +35,11 @@ from equipoise.runs import (
 )
 from equipoise.transfer import waits
 
-LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
-LR_TIMES = {"adagrad": 30.0, "sgd": 100.0}
-"""How many times Adam's a good learning rate of an optimizer is: benchmarks/why.py has .1 to .3 and 1 to 3 where Adam has .003."""
+MAX_BAD_STEPS = 20
 
 
 class Diverged(ValueError):
     """No task had a finite loss for `MAX_BAD_STEPS` steps."""
-
-
-MAX_BAD_STEPS = 20
 
 
 @dataclass
@@ -162,11 +157,7 @@ def run(config: TrainConfig, log: Log, path: Path | None, progress: Progress) ->
             assemble(config, log)  # what cannot be built leaves no run behind
         config.save(path / "run.json")
         keep(path)
-    result = (
-        _run_single(config, log, path, progress)
-        if config.method == "single"
-        else fit(config, log, path, progress)
-    )
+    result = _fit(config, log, path, progress)
     if path is not None:
         write_text(path / "metrics.json", json.dumps(result.metrics, indent=1) + "\n")
         from equipoise.study.report import write_report
@@ -307,6 +298,10 @@ def _run_single(config: TrainConfig, log: Log, path: Path | None, progress: Prog
     return Result(path, metrics, history, {task: part.model for task, part in parts.items()}, config)  # type: ignore[misc]
 
 
+def _fit(config: TrainConfig, log: Log, path: Path | None, progress: Progress) -> Result:
+    return (_run_single if config.method == "single" else fit)(config, log, path, progress)
+
+
 def choose_lr(config: TrainConfig, log: Log, progress: Progress) -> float:
     """Return the learning rate of `LR_GRID`, at the optimizer's scale, that is best on validation after `auto_epochs` epochs; grows at an edge.
 
@@ -321,11 +316,7 @@ def choose_lr(config: TrainConfig, log: Log, progress: Progress) -> float:
         short = config.model_copy(update={"lr": lr, "epochs": min(config.auto_epochs, config.epochs)})
         try:
             with Progress(quiet=True) as silent:
-                result = (
-                    fit(short, log, None, silent)
-                    if config.method != "single"
-                    else _run_single(short, log, None, silent)
-                )
+                result = _fit(short, log, None, silent)
         except Diverged as error:
             tried[lr], failed = -math.inf, error
             progress.note(f"lr {lr:g}: no task had a finite loss")

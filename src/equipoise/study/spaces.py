@@ -12,9 +12,8 @@ import numpy as np
 
 from equipoise.presets import parse_method
 
-LR_GRID = (3e-4, 1e-3, 3e-3, 1e-2)
-"""Half-decades. A best value at an end adds the next one, within `LR_LIMITS`."""
 LR_LIMITS = (1e-5, 1.0)
+"""A best value at an end of `LR_GRID` adds the next one, within these."""
 NUM_CANDIDATES = 8
 """Runs after the learning rates: three on weight decay, two on the rates beside the best (decay where the grid has them), three on constants (decay where
 there are none)."""

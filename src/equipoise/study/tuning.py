@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from equipoise.config import LR_GRID
 from equipoise.study.cells import Job, Outcome
 from equipoise.study.spaces import (
-    LR_GRID,
     NUM_CANDIDATES,
     NUM_FINALISTS,
     WEIGHT_DECAYS,
